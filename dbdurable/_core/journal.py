@@ -1,0 +1,85 @@
+"""The journal of one workflow: what is recorded, and whether the code still makes the same calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from dbdurable._core.control import Diverged
+from dbdurable._core.path import sort_key
+
+SHOWN_MAX = 6
+"""Lines of agreement that a difference shows before the place where code and history part."""
+
+CAUSES = (
+    "Usual causes: a step was added, removed, renamed or moved while the workflow ran; the code branches "
+    "on time, randomness, a global or a set's order outside of a step.\n"
+    "Ways out: deploy code that fits the history and `dbdurable resume {id}`, or `dbdurable cancel {id}`."
+)
+
+
+class Record(NamedTuple):
+    """One recorded call: exactly one of `output` and `error` is set (JSON text)."""
+
+    path: str
+    seq: int
+    kind: str
+    name: str
+    output: str | None
+    error: str | None
+    attempts: int = 1
+
+
+class Journal:
+    """The records of one workflow, matched against the calls that its code makes."""
+
+    __slots__ = ("_called", "_records", "_seq", "_unread")
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        self._records = {record.path: record for record in records}
+        self._unread = set(self._records)
+        self._called: list[tuple[str, str, str]] = []
+        self._seq = max((record.seq for record in self._records.values()), default=0)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @property
+    def replaying(self) -> bool:
+        """Whether recorded calls are left that the code has not made yet."""
+        return bool(self._unread)
+
+    def match(self, path: str, kind: str, name: str) -> Record | None:
+        """The record of this call, or None where the workflow is past its history.
+
+        Raises `Diverged` where history has another call at this path.
+        """
+        self._called.append((path, kind, name))
+        record = self._records.get(path)
+        if record is None:
+            return None
+        if record.kind != kind or record.name != name:
+            raise Diverged(self._difference(path, f"{record.kind} {record.name}", f"{kind} {name}"))
+        self._unread.discard(path)
+        return record
+
+    def next_seq(self) -> int:
+        """The position of the next record in durable order."""
+        self._seq += 1
+        return self._seq
+
+    def check_complete(self) -> None:
+        """Raises `Diverged` when the code ran to its end without making every recorded call."""
+        if self._unread:
+            path = min(self._unread, key=sort_key)
+            record = self._records[path]
+            raise Diverged(self._difference(path, f"{record.kind} {record.name}", "(the workflow ended)"))
+
+    def _difference(self, path: str, history: str, code: str) -> str:
+        agreed = [(p, f"{kind} {name}") for p, kind, name in self._called if p in self._records and p != path]
+        lines = [f"The code no longer fits the recorded steps at path {path}:"]
+        if len(agreed) > SHOWN_MAX:
+            lines.append(f"      ... {len(agreed) - SHOWN_MAX} calls that agree")
+        lines += [f"      {p:>6}  {call}" for p, call in agreed[-SHOWN_MAX:]]
+        lines += [f"    - {path:>6}  {history}    (recorded)", f"    + {path:>6}  {code}    (the code now)"]
+        return "\n".join([*lines, CAUSES])

@@ -1,0 +1,42 @@
+"""Paths: the position of a call in its workflow, given in program order when the call is made.
+
+The body's own calls are '1', '2', ...; a branch takes the next position of its parent and counts on its
+own below it: '3.1', '3.2'. So timing never changes a path.
+"""
+
+from __future__ import annotations
+
+
+class Line:
+    """One sequence of calls: the body itself, or one branch of it.
+
+    Example:
+        >>> body = Line()
+        >>> body.take(), body.take(), body.branch().take()
+        ('1', '2', '3.1')
+    """
+
+    __slots__ = ("_count", "_prefix")
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
+        self._count = 0
+
+    def take(self) -> str:
+        """The next path of this line."""
+        self._count += 1
+        return f"{self._prefix}{self._count}"
+
+    def branch(self) -> Line:
+        """A line of its own below the next path."""
+        return Line(f"{self.take()}.")
+
+
+def sort_key(path: str) -> tuple[int, ...]:
+    """Program order of paths: '2' before '10'.
+
+    Example:
+        >>> sorted(["10", "2", "3.1"], key=sort_key)
+        ['2', '3.1', '10']
+    """
+    return tuple(int(part) for part in path.split("."))

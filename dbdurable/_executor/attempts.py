@@ -1,0 +1,192 @@
+"""The attempts that run in this process: their frames, their lease batches, and how each body is run."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from dbdurable._core.control import Unwind
+from dbdurable._executor.calls import run_definition
+from dbdurable._executor.definition import Definition
+from dbdurable._io.drive import AsyncDriver, SyncDriver
+from dbdurable._protocol.effects import Flow
+from dbdurable._protocol.frame import WorkflowFrame, branch, current
+from dbdurable._protocol.workflow import Outcome, attempt
+
+if TYPE_CHECKING:
+    from dbdurable._executor.executor import Executor
+
+logger = logging.getLogger("dbdurable")
+
+
+class Attempts:
+    """What runs here now. Thread-safe."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._lock = threading.Lock()
+        self._empty = threading.Condition(self._lock)
+        self._frames: dict[UUID, WorkflowFrame] = {}
+        self._batch_of: dict[UUID, int] = {}
+        self._left: dict[int, int] = {}
+        self._done: list[int] = []
+        self._batches = itertools.count(1)
+        self._running = {True: 0, False: 0}     # by "takes a slot of async tasks"
+
+    def next_batch(self) -> int:
+        """A number for a lease row that is about to be written."""
+        return next(self._batches)
+
+    def free(self, is_async: bool) -> int:
+        """How many more workflows of that colour may be claimed."""
+        limit = self._executor.tasks if is_async else self._executor.threads
+        with self._lock:
+            return limit - self._running[is_async]
+
+    def add(self, frame: WorkflowFrame, batch: int, claimed: bool) -> None:
+        """An attempt begins; direct calls take no slot."""
+        with self._lock:
+            self._frames[frame.id] = frame
+            self._batch_of[frame.id] = batch
+            self._left[batch] = self._left.get(batch, 0) + 1
+            if claimed:
+                self._running[frame.is_async] += 1
+
+    def remove(self, frame: WorkflowFrame, claimed: bool) -> None:
+        """An attempt has ended, whatever its outcome."""
+        with self._lock:
+            if self._frames.get(frame.id) is frame:
+                del self._frames[frame.id]
+            batch = self._batch_of.pop(frame.id, None)
+            if batch is not None:
+                self._left[batch] -= 1
+                if self._left[batch] == 0:
+                    del self._left[batch]
+                    self._done.append(batch)
+            if claimed:
+                self._running[frame.is_async] -= 1
+            if not self._frames:
+                self._empty.notify_all()
+
+    def take_done_batches(self) -> list[int]:
+        """Lease rows all of whose workflows have ended here."""
+        with self._lock:
+            done, self._done = self._done, []
+            return done
+
+    def put_back(self, batches: list[int]) -> None:
+        """Lease rows whose removal was not confirmed."""
+        with self._lock:
+            self._done.extend(batches)
+
+    def find(self, id: UUID) -> WorkflowFrame | None:
+        """The attempt of a workflow in this process."""
+        with self._lock:
+            return self._frames.get(id)
+
+    def names(self) -> list[str]:
+        """What runs, for messages."""
+        with self._lock:
+            return [f"{frame.name} {frame.id}" for frame in self._frames.values()]
+
+    def wait_empty(self, timeout_s: float) -> bool:
+        """Waits until nothing runs here; False when time ran out."""
+        with self._lock:
+            return self._empty.wait_for(lambda: not self._frames, timeout_s)
+
+    # -- running a claimed workflow --------------------------------------------------------------------
+
+    def launch(self, definition: Definition, frame: WorkflowFrame, batch: int, input: str) -> None:
+        """Begins a claimed workflow in its own colour, on its own thread or task."""
+        self.add(frame, batch, claimed=True)
+        executor = self._executor
+        if definition.is_async:
+            asyncio.run_coroutine_threadsafe(self._run_async(definition, frame, input), executor.loop)
+        else:
+            executor.body_threads.submit(self._run_sync, definition, frame, input)
+
+    def _run_sync(self, definition: Definition, frame: WorkflowFrame, input: str) -> None:
+        executor = self._executor
+        try:
+            outcome = SyncDriver(executor.runtime.database, executor.stopping).run(
+                self.flow(definition, frame, input)
+            )
+            _report(frame, outcome)
+        except BaseException:
+            logger.exception("workflow %s %s: the executor failed; it will be recovered", frame.name, frame.id)
+        finally:
+            self.remove(frame, claimed=True)
+            executor.hint()
+
+    async def _run_async(self, definition: Definition, frame: WorkflowFrame, input: str) -> None:
+        executor = self._executor
+        try:
+            outcome = await AsyncDriver(executor.runtime.database, executor.stopping).run(
+                self.flow(definition, frame, input)
+            )
+            _report(frame, outcome)
+        except BaseException:
+            logger.exception("workflow %s %s: the executor failed; it will be recovered", frame.name, frame.id)
+        finally:
+            self.remove(frame, claimed=True)
+            executor.hint()
+
+    def flow(self, definition: Definition, frame: WorkflowFrame, input: str) -> Flow[Outcome]:
+        """The protocol of one attempt, with the body in its frame."""
+        return attempt(frame, self.body(definition, frame, input), definition.result, self.version)
+
+    @property
+    def version(self) -> str:
+        """The code's version, as the settings name it."""
+        return self._executor.runtime.settings.code_version
+
+    def body(self, definition: Definition, frame: WorkflowFrame, input: str) -> Callable[[], Any]:
+        """The user's function, called with the recorded arguments inside the frame."""
+        around = self._executor.runtime.configuration.around or nullcontext
+
+        def invoke() -> Any:
+            args, kwargs = definition.arguments.decode(input)
+            if definition.instance is not None:
+                args = (definition.instance, *args)
+            return run_definition(self._executor.runtime, definition, frame, args, kwargs)
+
+        if definition.is_async:
+            return lambda: _ain_frame(frame, invoke, around)
+        return lambda: _in_frame(frame, invoke, around)
+
+
+def _in_frame(frame: WorkflowFrame, invoke: Callable[[], Any], around: Callable[[], Any]) -> Any:
+    tokens = current.set(frame), branch.set(None)
+    try:
+        with around():
+            return invoke()
+    finally:
+        branch.reset(tokens[1])
+        current.reset(tokens[0])
+
+
+async def _ain_frame(
+    frame: WorkflowFrame, invoke: Callable[[], Any], around: Callable[[], AbstractContextManager[object]]
+) -> Any:
+    tokens = current.set(frame), branch.set(None)
+    try:
+        with around():
+            return await invoke()
+    finally:
+        branch.reset(tokens[1])
+        current.reset(tokens[0])
+
+
+def _report(frame: WorkflowFrame, outcome: Outcome) -> None:
+    if outcome.error is not None and not isinstance(outcome.error, Unwind):
+        logger.warning(
+            "workflow %s %s %s: %s", frame.name, frame.id, outcome.status, type(outcome.error).__name__
+        )
+    elif outcome.error is not None:
+        logger.warning("workflow %s %s %s: %s", frame.name, frame.id, outcome.status, outcome.error)

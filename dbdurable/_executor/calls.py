@@ -1,0 +1,177 @@
+"""What a call of a registered function does where it is made: the table of allowed calls.
+
+    called in ->     workflow body      step body         transaction body      anywhere else
+    workflow()       a child            error             error                 runs here, durably
+    step()           recorded           part of it        part of it            NotInWorkflow
+    transaction()    recorded           error             joins it              NotInWorkflow
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from dbdurable._core.ids import step_key
+from dbdurable._core.retry import as_retry
+from dbdurable._executor.definition import Definition
+from dbdurable._executor.runtime import Runtime, check_blocking
+from dbdurable._protocol.effects import Flow
+from dbdurable._protocol.frame import Frame, StepFrame, WorkflowFrame, current, current_line
+from dbdurable._protocol.step import DurableCall, step, transaction
+from dbdurable.errors import BadArgument, NotInWorkflow, WrongColour
+from dbdurable.types import Options
+
+
+class Invocation(NamedTuple):
+    """A call that was made: everything decided but the colour of its caller."""
+
+    runtime: Runtime
+    definition: Definition
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    options: Options
+
+
+def plain_call(call: Invocation, frame: Frame | None) -> Callable[[], Any] | None:
+    """The call as a plain function call, where it is part of the step or transaction around it.
+
+    Raises NotInWorkflow where the table forbids it.
+    """
+    definition = call.definition
+    if not isinstance(frame, StepFrame):
+        return None
+    if definition.kind == "step":
+        return lambda: definition.fn(*call.args, **call.kwargs)
+    if definition.kind == "transaction" and frame.kind == "transaction":
+        return lambda: definition.fn(*with_handle(definition, call.args, frame.handle), **call.kwargs)
+    if definition.kind == "transaction":
+        raise NotInWorkflow(
+            f"transaction {definition.name} was called inside step {frame.name}: it would be repeated with the "
+            f"step. Call it from the workflow, before or after {frame.name}"
+        )
+    raise NotInWorkflow(
+        f"workflow {definition.name} was called inside {frame.kind} {frame.name}: call it from a workflow, or "
+        f"start it with `{definition.name}.start(...)`"
+    )
+
+
+def require_workflow(definition: Definition, frame: Frame | None) -> WorkflowFrame:
+    """The workflow that a step or transaction is called in; raises NotInWorkflow elsewhere."""
+    if isinstance(frame, WorkflowFrame):
+        return frame
+    name = definition.name
+    plain = f"{name}.fn(connection, ...)" if definition.kind == "transaction" else f"{name}.fn(...)"
+    raise NotInWorkflow(
+        f"{definition.kind} {name} was called outside of a workflow: nothing would be recorded. Decorate the "
+        f"caller with @durable.workflow, or write `{name}.start(...)` (alone, durably) or `{plain}` (a plain "
+        "call). A thread that a workflow's body starts is outside of it, too: call steps from the body itself"
+    )
+
+
+def check_colour(call: Invocation, frame: Frame | None) -> None:
+    """Raises WrongColour where a blocking face is called on an event loop."""
+    name = call.definition.name
+    write = f"await {name}(...)" if call.definition.is_async else f"await {name}.aio(...)"
+    if isinstance(frame, WorkflowFrame) and frame.is_async and _on_a_loop():
+        raise WrongColour(f"{name}(...) blocks the event loop of workflow {frame.name}: write `{write}`")
+    check_blocking(f"{name}(...)", write)
+
+
+def _on_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def durable_call(call: Invocation, frame: WorkflowFrame) -> DurableCall:
+    """Takes the call's place in its workflow: now, in program order."""
+    runtime, definition, args, kwargs, options = call
+    if definition.kind == "transaction":
+        _refuse_connection(definition, args)
+    path = current_line(frame).take()
+    this = DurableCall(
+        frame=frame,
+        path=path,
+        kind=definition.kind,
+        name=definition.name,
+        run=_run_of(definition, frame, path, args, kwargs),
+        codec=definition.result,
+        retry=as_retry(options["retry"]) if "retry" in options else definition.retry,
+        timeout_s=definition.timeout_s,
+    )
+    if definition.kind == "transaction":
+        this.source = runtime.source_for(definition)
+        this.isolation = definition.isolation
+        this.row_factory = definition.row_factory
+    return this
+
+
+def flow_of(this: DurableCall) -> Flow[Any]:
+    """The protocol of a step or of a transaction."""
+    return transaction(this) if this.kind == "transaction" else step(this)
+
+
+def run_definition(
+    runtime: Runtime, definition: Definition, frame: WorkflowFrame, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """The body of a workflow; a step or transaction that was started alone is a one-step workflow."""
+    if definition.kind == "workflow":
+        return definition.fn(*args, **kwargs)
+    flow = flow_of(durable_call(Invocation(runtime, definition, args, kwargs, {}), frame))
+    return runtime.adrive(flow, True) if definition.is_async else runtime.drive(flow, False)
+
+
+def _run_of(
+    definition: Definition, frame: WorkflowFrame, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[..., Any]:
+    """The user's function as the protocol calls it: (attempt) for a step, (attempt, handle) for a transaction."""
+
+    def run(attempt: int, handle: Any = None) -> Any:
+        inner = StepFrame(
+            workflow=frame,
+            workflow_id=frame.id,
+            path=path,
+            name=definition.name,
+            kind=definition.kind,
+            idempotency_key=lambda: step_key(frame.id, path),
+            attempt=attempt,
+            handle=handle,
+        )
+        actual = with_handle(definition, args, handle) if definition.kind == "transaction" else args
+        if definition.is_async:
+            return _await_inside(inner, definition.fn, actual, kwargs)
+        token = current.set(inner)
+        try:
+            return definition.fn(*actual, **kwargs)
+        finally:
+            current.reset(token)
+
+    return run
+
+
+async def _await_inside(
+    inner: StepFrame, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    token = current.set(inner)
+    try:
+        return await fn(*args, **kwargs)
+    finally:
+        current.reset(token)
+
+
+def with_handle(definition: Definition, args: tuple[Any, ...], handle: Any) -> tuple[Any, ...]:
+    """The arguments with the connection in its place: first, after self."""
+    return (args[0], handle, *args[1:]) if definition.method else (handle, *args)
+
+
+def _refuse_connection(definition: Definition, args: tuple[Any, ...]) -> None:
+    passed = args[int(definition.method) :]
+    if passed and hasattr(passed[0], "commit") and hasattr(passed[0], "rollback"):
+        names = ", ".join(definition.signature.parameters)
+        raise BadArgument(
+            f"transaction {definition.name}: the connection is filled in; pass only the other arguments: "
+            f"`{definition.name}({names})`"
+        )

@@ -1,0 +1,76 @@
+"""A workflow called directly: born running and owned by this process, run where it is called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dbdurable._core.control import Unwind
+from dbdurable._core.journal import Journal
+from dbdurable._executor.definition import Definition
+from dbdurable._executor.executor import Executor
+from dbdurable._executor.runtime import boottime
+from dbdurable._protocol.effects import Flow
+from dbdurable._protocol.frame import WorkflowFrame
+from dbdurable._protocol.start import Start, result, start_here
+from dbdurable._protocol.workflow import Outcome
+from dbdurable.errors import WorkflowBlocked, WorkflowCancelled
+from dbdurable.types import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """One direct call."""
+
+    executor: Executor
+    definition: Definition
+    start: Start
+
+    def flow(self) -> Flow[Any]:
+        """Starts it here, runs it, and answers with its outcome; waits for it where it goes on elsewhere."""
+        attempts, lease = self.executor.attempts, self.executor.lease
+        batch = attempts.next_batch()
+        frame = WorkflowFrame(
+            id=self.start.id,
+            name=self.definition.name,
+            key=self.start.key,
+            epoch=1,
+            attempt=1,
+            lease=lease,
+            journal=Journal(),
+            is_async=self.definition.is_async,
+        runtime=self.executor.runtime,
+        )
+        holder = frame.id
+        attempts.add(frame, batch, claimed=False)
+        try:
+            found = yield from start_here(self.start, lease.executor_id, batch)
+            if found is None:
+                outcome = yield from attempts.flow(self.definition, frame, self.start.input)
+                if isinstance(outcome.error, KeyboardInterrupt):
+                    raise outcome.error
+                if outcome.status is not None:
+                    return value_of(frame, outcome)
+            else:
+                holder = found
+        finally:
+            attempts.remove(frame, claimed=False)
+        return (yield from result(holder, self.definition.result, None, boottime, _silent))
+
+
+def value_of(frame: WorkflowFrame, outcome: Outcome) -> Any:
+    """What a direct caller gets: the value, or the error with a note on where it was raised."""
+    error = outcome.error
+    if outcome.status == Status.SUCCEEDED:
+        return outcome.value
+    if outcome.status == Status.CANCELLED:
+        raise WorkflowCancelled(f"workflow {frame.name} {frame.id} was cancelled: {error}")
+    if isinstance(error, Unwind):
+        raise WorkflowBlocked(f"workflow {frame.name} {frame.id} is blocked: {error}")
+    assert error is not None
+    error.add_note(f"raised in workflow {frame.name} {frame.id}")
+    raise error
+
+
+def _silent(_: str) -> None:
+    pass

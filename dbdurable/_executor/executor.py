@@ -1,0 +1,262 @@
+"""An executor: this process claims workflows and runs them, until it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import threading
+from collections.abc import Collection
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Self
+from uuid import uuid4
+
+from dbdurable import __about__
+from dbdurable._executor.attempts import Attempts
+from dbdurable._executor.branches import number_tasks
+from dbdurable._executor.control import Control
+from dbdurable._executor.heartbeat import Heartbeat
+from dbdurable._executor.runtime import boottime, check_blocking, run_in_thread
+from dbdurable._executor.threads import DaemonThreads
+from dbdurable._io.drive import SyncDriver
+from dbdurable._protocol.lease import Lease
+from dbdurable._protocol.start import resend
+from dbdurable._sql import executor as sql
+from dbdurable.errors import BadConfiguration, WaitTimeout
+from dbdurable.types import Duration, Queue
+
+if TYPE_CHECKING:
+    from dbdurable._executor.runtime import Runtime
+
+logger = logging.getLogger("dbdurable")
+
+CLOSE_TIMEOUT_S = 30.0
+IDLE_LOOK_S = 0.05
+
+
+class Executor:
+    """Claims and runs workflows; made by `Durable.executor()`, used as `with` or `async with`.
+
+    With `async with`, `async def` bodies run on the caller's loop, where the application's clients and
+    pools live; with `with`, on a loop of the executor's own. `def` bodies run on threads. Leaving the
+    block stops claiming, lets running workflows end (or hands them back at their next step) and does not
+    wait for what is queued: that is `wait_idle()`.
+
+    Raises:
+        DatabaseUnavailable: The database cannot be reached, or is read-only.
+        SchemaMismatch: Its tables are older or newer than this package.
+        BadConfiguration: Nothing is registered, or another executor of this Durable is open.
+    """
+
+    def __init__(
+        self, runtime: Runtime, queues: Collection[str | Queue] | None, threads: int, tasks: int
+    ) -> None:
+        for what, number in (("threads", threads), ("tasks", tasks)):
+            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= 10_000:
+                raise BadConfiguration(f"{what}= takes a whole number from 0 to 10000, not {number!r}")
+        self.runtime = runtime
+        self._queues = None if queues is None else sorted({str(getattr(q, "name", q)) for q in queues})
+        self.threads, self.tasks = threads, tasks
+        self.stopping = threading.Event()
+        self._lent_loop: asyncio.AbstractEventLoop | None = None
+        self._open = False
+
+    # -- lifecycle -------------------------------------------------------------------------------------
+
+    def open(self) -> Self:
+        """Registers this process and begins to claim."""
+        check_blocking("executor.open()", "async with durable.executor():")
+        return self._begin()
+
+    async def aopen(self) -> Self:
+        """The same on a running loop, which then runs the `async def` bodies."""
+        self._lent_loop = asyncio.get_running_loop()
+        await run_in_thread(None, self._begin)
+        return self
+
+    def close(self, timeout: Duration | None = None) -> None:
+        """Stops claiming; running workflows get `timeout` (30 s) to end, then are handed back at their next step."""
+        check_blocking("executor.close()", "await executor.aclose()")
+        self._end(timeout)
+
+    async def aclose(self, timeout: Duration | None = None) -> None:
+        """The same on a running loop."""
+        await run_in_thread(None, lambda: self._end(timeout))
+        await self.runtime.database.aclose()
+
+    def wait_idle(self, timeout: Duration | None = None) -> None:
+        """Waits until nothing is queued or running in this executor's queues: for scripts and tests.
+
+        Raises:
+            WaitTimeout: Something is left after `timeout`.
+        """
+        check_blocking("executor.wait_idle()", "await executor.await_idle()")
+        limit_s = _seconds(timeout)
+        end = None if limit_s is None else boottime() + limit_s
+        while not self._is_idle():
+            if end is not None and boottime() > end:
+                raise WaitTimeout(f"workflows are still queued or running after {limit_s:g} s")
+            self.stopping.wait(IDLE_LOOK_S)
+
+    async def await_idle(self, timeout: Duration | None = None) -> None:
+        """The same on a running loop."""
+        await run_in_thread(None, lambda: self.wait_idle(timeout))
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.aopen()
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    # -- what the rest of the house asks ---------------------------------------------------------------
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that runs `async def` bodies."""
+        return self._loop
+
+    def hint(self) -> None:
+        """Something may be claimable now."""
+        self.control.hint()
+
+    # -- inside ----------------------------------------------------------------------------------------
+
+    def _begin(self) -> Self:
+        runtime = self.runtime
+        if self._open or runtime.executor is not None:
+            raise BadConfiguration("an executor of this Durable is open already; one process needs only one")
+        runtime.include()
+        definitions = runtime.registry.runnable()
+        if not definitions:
+            raise BadConfiguration(
+                "no workflow, step or transaction is registered: import the modules that define them, or name "
+                'them with Durable(include=["shop.flows"])'
+            )
+        for definition in definitions:
+            _ = definition.arguments, definition.result     # annotations that cannot be stored fail here
+        self.definitions = {definition.name: definition for definition in definitions}
+        self.queues = self._queues or sorted({"default", *(d.queue for d in definitions if d.queue)})
+        database = runtime.database
+        database.connections_max = max(database.connections_max, self.threads + 8)
+        database.prepare()
+        self.stopping.clear()
+        self.step_threads = DaemonThreads(max(1, self.tasks), "dbdurable-step")
+        self.body_threads = DaemonThreads(max(1, self.threads), "dbdurable-workflow")
+        self.attempts = Attempts(self)
+        self.lease = self.register()
+        self._start_loop()
+        self._open = True
+        runtime.executor = self
+        self.heartbeat = Heartbeat(self)
+        self.control = Control(self)
+        self.heartbeat.start()
+        self.control.start()
+        return self
+
+    def register(self) -> Lease:
+        """A new identity: a row in `executor`, and what a start by name needs to know."""
+        runtime = self.runtime
+        driver = SyncDriver(runtime.database)
+        known = list(self.definitions.values())
+        driver.run(
+            resend(
+                sql.DEFINE,
+                [d.name for d in known],
+                [d.queue or "default" for d in known],
+                [d.max_attempts for d in known],
+                [d.timeout_s if d.kind == "workflow" else None for d in known],
+            )
+        )
+        lease = Lease(uuid4(), runtime.settings.lease_ttl_s, boottime)
+        driver.run(
+            resend(
+                sql.REGISTER,
+                lease.executor_id,
+                lease.ttl_s,
+                sorted(self.definitions),
+                self.queues,
+                socket.gethostname(),
+                os.getpid(),
+                __about__.__version__,
+            )
+        )
+        return lease
+
+    def _start_loop(self) -> None:
+        self._loop_thread: threading.Thread | None = None
+        if self._lent_loop is not None:
+            self._loop = self._lent_loop
+        else:
+            self._loop = asyncio.new_event_loop()
+            self._loop_thread = threading.Thread(
+                target=self._loop.run_forever, name="dbdurable-loop", daemon=True
+            )
+            self._loop_thread.start()
+        self._stop_numbering = number_tasks(self._loop)
+        self._lifespan = AsyncExitStack()
+        if self.runtime.configuration.lifespan is not None and self._loop_thread is not None:
+            asyncio.run_coroutine_threadsafe(self._enter_lifespan(), self._loop).result()
+
+    async def _enter_lifespan(self) -> None:
+        assert self.runtime.configuration.lifespan is not None
+        manager = self.runtime.configuration.lifespan()
+        if hasattr(manager, "__aenter__"):
+            await self._lifespan.enter_async_context(manager)
+        else:
+            self._lifespan.enter_context(manager)
+
+    def _end(self, timeout: Duration | None) -> None:
+        if not self._open:
+            return
+        limit_s = _seconds(timeout)
+        self.control.stop()
+        if not self.attempts.wait_empty(CLOSE_TIMEOUT_S if limit_s is None else limit_s):
+            self.lease.closing = True
+            self.stopping.set()
+            self.attempts.wait_empty(5.0)
+        left = self.attempts.names()
+        if left:
+            logger.warning("closed while still in user code: %s; another process takes over", ", ".join(left))
+        self.stopping.set()
+        self.heartbeat.stop()
+        self.lease.lose()
+        self._open = False
+        self.runtime.executor = None
+        self.body_threads.shutdown()
+        self.step_threads.shutdown()
+        self._stop_numbering()
+        if self._loop_thread is not None:
+            asyncio.run_coroutine_threadsafe(self._end_loop(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop_thread.join()
+            self._loop.close()
+
+    async def _end_loop(self) -> None:
+        await self._lifespan.aclose()
+        await self.runtime.database.aclose()
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._loop.shutdown_default_executor()
+
+    def _is_idle(self) -> bool:
+        rows = SyncDriver(self.runtime.database).run(resend(sql.IDLE, self.queues))
+        return bool(rows[0][0])
+
+
+def _seconds(duration: Duration | None) -> float | None:
+    if duration is None:
+        return None
+    return duration.total_seconds() if hasattr(duration, "total_seconds") else float(duration)
+
+
+
+

@@ -1,0 +1,225 @@
+"""What one `Durable` is made of: configuration, registry, database, and the executor that is open, if any."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dbdurable._executor.definition import Definition
+from dbdurable._executor.registry import Registry
+from dbdurable._io.connect import resolve_url
+from dbdurable._io.database import Database
+from dbdurable._io.drive import AsyncDriver, SyncDriver
+from dbdurable._io.source import PsycopgSource, Source
+from dbdurable._protocol.effects import Flow
+from dbdurable.errors import BadConfiguration, NotRunning, WrongColour
+from dbdurable.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from dbdurable._executor.executor import Executor
+
+R = TypeVar("R")
+logger = logging.getLogger("dbdurable")
+
+
+@dataclass
+class Configuration:
+    """What `Durable(...)` and `configure(...)` say; None where they say nothing."""
+
+    url: str | None = None
+    schema: str | None = None
+    migrate: bool | None = None
+    include: Sequence[str] = ()
+    sources: Sequence[Source] = ()
+    lifespan: Callable[[], AbstractContextManager[object] | AbstractAsyncContextManager[object]] | None = None
+    around: Callable[[], AbstractContextManager[object]] | None = None
+
+
+@dataclass
+class Runtime:
+    """One application. Reads settings and opens connections at first use, never before."""
+
+    configuration: Configuration = field(default_factory=Configuration)
+    registry: Registry = field(default_factory=Registry)
+
+    def __post_init__(self) -> None:
+        self._settings: Settings | None = None
+        self._database: Database | None = None
+        self._executor: Executor | None = None
+        self._executor_pid = 0
+        self._lock = threading.Lock()
+
+    # -- configuration ---------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, read once at first use."""
+        if self._settings is None:
+            said = self.configuration
+            overrides: dict[str, Any] = {}
+            if said.schema is not None:
+                overrides["schema"] = said.schema
+            if said.migrate is not None:
+                overrides["migrate"] = said.migrate
+            self._settings = load_settings(said.url, **overrides)
+        return self._settings
+
+    @property
+    def in_use(self) -> bool:
+        """Whether an executor is open here; configuration must not change under it."""
+        return self._executor is not None and self._executor_pid == os.getpid()
+
+    def configure(self, changes: dict[str, Any]) -> None:
+        """Replaces parts of the configuration. Raises NotRunning's opposite: BadConfiguration while in use."""
+        if self.in_use:
+            raise BadConfiguration("configure() while an executor is open: close it first")
+        for name, value in changes.items():
+            if not hasattr(self.configuration, name):
+                raise BadConfiguration(f"configure() has no option {name!r}")
+            setattr(self.configuration, name, value)
+        self._settings = None
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def include(self) -> None:
+        """Imports the modules that register the application's functions."""
+        for module in self.configuration.include:
+            importlib.import_module(module)
+
+    # -- database --------------------------------------------------------------------------------------
+
+    @property
+    def database(self) -> Database:
+        """The way to the database; connects at its own first use."""
+        if self._database is None:
+            with self._lock:
+                if self._database is None:
+                    settings = self.settings
+                    self._database = Database(
+                        lambda: resolve_url(settings), settings.schema_name, auto_migrate=settings.migrate
+                    )
+        return self._database
+
+    def source_for(self, definition: Definition) -> Source:
+        """The source that fills a transaction's first parameter."""
+        annotation = definition.handle_annotation
+        for source in (*self.configuration.sources, _PSYCOPG):
+            if source.accepts(annotation):
+                return source
+        raise BadConfiguration(
+            f"transaction {definition.name}: no source makes a {getattr(annotation, '__name__', annotation)}; "
+            "add one, for example `Durable(sources=[SQLAlchemy(sessionmaker)])` from dbdurable.ext.sqlalchemy"
+        )
+
+    # -- executor --------------------------------------------------------------------------------------
+
+    @property
+    def executor(self) -> Executor | None:
+        """The executor that is open in this process."""
+        return self._executor if self._executor_pid == os.getpid() else None
+
+    @executor.setter
+    def executor(self, executor: Executor | None) -> None:
+        self._executor, self._executor_pid = executor, os.getpid()
+
+    def require_executor(self, definition: Definition) -> Executor:
+        """The open executor; raises NotRunning with what to write when there is none."""
+        found = self.executor
+        if found is not None:
+            return found
+        name = definition.name
+        if self._executor is not None:
+            raise NotRunning(
+                f"{name}() was called in a forked child, and executors do not survive a fork: open "
+                f"`with durable.executor():` in the child, or write `{name}.start(...)`"
+            )
+        raise NotRunning(
+            f"{name}() runs here and now, but no executor is open in this process: wrap the call in "
+            f"`with durable.executor():`, or write `{name}.start(...)` and let a worker run it. (Started with "
+            "`python -m`? Then the module exists twice, with two Durables: import it instead.)"
+        )
+
+    # -- colour: a protocol runs wholly in one, and crosses once, here ---------------------------------
+
+    def drive(self, flow: Flow[R], own_async: bool | None = None) -> R:
+        """Runs a protocol for a caller in `def` code. `own_async`: the colour of user code in it, if any."""
+        if own_async:
+            loop = self._user_loop()
+            future = asyncio.run_coroutine_threadsafe(self._adriver().run(flow), loop)
+            return future.result()
+        return self._driver().run(flow)
+
+    async def adrive(self, flow: Flow[R], own_async: bool | None = None) -> R:
+        """Runs a protocol for a caller in `async def` code."""
+        if own_async is False:
+            executor = self.executor
+            pool = executor.step_threads if executor is not None else None
+            return await run_in_thread(pool, lambda: self._driver().run(flow))
+        if own_async and (loop := self._user_loop()) is not asyncio.get_running_loop():
+            future = asyncio.run_coroutine_threadsafe(self._adriver().run(flow), loop)
+            return await asyncio.wrap_future(future)
+        return await self._adriver().run(flow)
+
+    def _driver(self) -> SyncDriver:
+        executor = self.executor
+        return SyncDriver(self.database, executor.stopping if executor else None)
+
+    def _adriver(self) -> AsyncDriver:
+        executor = self.executor
+        return AsyncDriver(self.database, executor.stopping if executor else None)
+
+    def _user_loop(self) -> asyncio.AbstractEventLoop:
+        executor = self.executor
+        if executor is None:
+            raise NotRunning("an `async def` body needs an executor's loop: open `with durable.executor():`")
+        return executor.loop
+
+
+_PSYCOPG = PsycopgSource()
+
+
+def check_blocking(name: str, write: str) -> None:
+    """Raises WrongColour for a blocking call on a running event loop, except on a notebook's own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    if _on_notebook_loop():
+        return
+    raise WrongColour(f"{name} blocks, and this thread runs an event loop: write `{write}`")
+
+
+def _on_notebook_loop() -> bool:
+    """IPython's kernel runs every cell on its loop and expects cells to block it."""
+    try:
+        shell = get_ipython()  # type: ignore[name-defined]
+    except NameError:
+        return False
+    return getattr(shell, "kernel", None) is not None
+
+
+async def run_in_thread(pool: Any, function: Callable[[], R]) -> R:
+    """Runs `function` on a thread in a copy of this context."""
+    import contextvars
+
+    context = contextvars.copy_context()
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(pool, lambda: context.run(function))
+
+
+def boottime() -> float:
+    """Seconds that also count while the machine sleeps, where the system can tell."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.clock_gettime(clock) if clock is not None else time.monotonic()
+
+
+AnyCoroutine = Coroutine[Any, Any, Any]

@@ -1,0 +1,117 @@
+"""From a call and its options to one start: bound, encoded and checked before anything is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid5
+
+from dbdurable._core.names import check_key, check_name
+from dbdurable._core.retry import duration_s
+from dbdurable._executor.definition import Definition
+from dbdurable._executor.runtime import Runtime
+from dbdurable._protocol.frame import StepFrame, current
+from dbdurable._protocol.start import Start
+from dbdurable.errors import BadArgument
+from dbdurable.types import Options
+
+PRIORITY_MAX = 10_000
+
+
+def build_start(
+    runtime: Runtime,
+    definition: Definition,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    options: Options,
+    *,
+    own_id: bool = True,
+    registered: bool = True,
+) -> Start:
+    """Everything about one start. Raises BadArgument naming what cannot be used."""
+    bound = definition.arguments.bind(args, kwargs)
+    input = definition.arguments.encode(bound)
+    key = options.get("key")
+    queue = options.get("queue", definition.queue)
+    at = options.get("at")
+    if at is not None and at.tzinfo is None:
+        raise BadArgument(f"at={at!r} has no time zone: pass an aware datetime, datetime(..., tzinfo=UTC)")
+    if at is not None and "delay" in options:
+        raise BadArgument("at= and delay= say the same thing: pass one of them")
+    timeout = options.get("timeout")
+    timeout_s = duration_s(timeout, "timeout=") if timeout is not None else _workflow_timeout_s(definition)
+    return Start(
+        id=_id(runtime, options, own_id),
+        name=definition.name,
+        input=input,
+        key=check_key(key) if key is not None else None,
+        queue=check_name(getattr(queue, "name", queue), "queue") if queue is not None else _queue(registered),
+        priority=_priority(options.get("priority", 0)),
+        delay_s=duration_s(options["delay"], "delay=") if "delay" in options else None,
+        at=at,
+        expires_s=duration_s(options["expires"], "expires=") if "expires" in options else None,
+        partition=_partition(options.get("partition", "")),
+        timeout_s=timeout_s,
+        attributes=_attributes(options.get("attributes")),
+        max_attempts=definition.max_attempts if registered else None,
+        registered=registered,
+    )
+
+
+def refuse_start_options(options: Options, name: str) -> None:
+    """Options that say when and where to start mean nothing for a call that runs here and now."""
+    for option in ("delay", "at", "expires", "priority", "partition", "queue"):
+        if option in options:
+            raise BadArgument(
+                f"{name}.options({option}=...)(...) runs here and now: {option}= goes with start, "
+                f"`{name}.options({option}=...).start(...)`"
+            )
+
+
+def _queue(registered: bool) -> str | None:
+    return "default" if registered else None
+
+
+def _workflow_timeout_s(definition: Definition) -> float | None:
+    return definition.timeout_s if definition.kind == "workflow" else None
+
+
+def _id(runtime: Runtime, options: Options, own_id: bool) -> Any:
+    given = options.get("id")
+    if given is not None:
+        if not isinstance(given, UUID):
+            raise BadArgument(f"id= takes a uuid.UUID, not {type(given).__name__}")
+        return given
+    frame = current.get()
+    if isinstance(frame, StepFrame) and frame.kind == "step":
+        # A step may run again: the same call in it starts the same workflow.
+        frame.starts += 1
+        return uuid5(frame.idempotency_key(), f"start {frame.starts}")
+    return runtime.database.new_id() if own_id else None
+
+
+def _priority(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > PRIORITY_MAX:
+        raise BadArgument(f"priority= takes a whole number from -{PRIORITY_MAX} to {PRIORITY_MAX}, not {value!r}")
+    return value
+
+
+def _partition(value: object) -> str:
+    return check_key(value) if value else ""
+
+
+def _attributes(value: Mapping[str, Any] | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        return json.dumps(dict(value), allow_nan=False, default=_attribute)
+    except (TypeError, ValueError) as error:
+        raise BadArgument(f"attributes= takes a mapping of plain JSON values: {error}") from None
+
+
+def _attribute(value: object) -> str:
+    if isinstance(value, (datetime, UUID)):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is no JSON value")

@@ -1,0 +1,215 @@
+"""How connections are opened, and what a user reads when that fails.
+
+Every refusal becomes one sentence with host, port, database and user, and never the password: psycopg's
+own error carries it in `error.pgconn`, which is why mapped errors are raised `from None`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+from psycopg import AsyncConnection, Connection
+from psycopg.conninfo import conninfo_to_dict
+
+from dbdurable.errors import BadConfiguration, DatabaseUnavailable, DurableError
+
+if TYPE_CHECKING:
+    from dbdurable.settings import Settings
+
+__all__ = [
+    "CONNECT_KWARGS",
+    "async_session_setup",
+    "connect",
+    "connect_kwargs",
+    "connection_error",
+    "resolve_url",
+    "session_setup",
+]
+
+# A dead peer is noticed after 10 + 3 * 5 s when the line is silent, and after 15 s when data is on its
+# way; the defaults of Linux are two hours and a quarter of an hour.
+CONNECT_KWARGS: Final[dict[str, Any]] = {
+    "connect_timeout": 10,
+    "application_name": "dbdurable",
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+
+# The server looks for a vanished client while it runs a statement or waits for a lock: a killed executor's
+# locks are free at once. A plain `set`, because PgBouncer refuses start-up options.
+_SESSION_SETUP: Final = "set client_connection_check_interval = '500ms'"
+# Not Linux, or a proxy that keeps settings to itself: slower recovery, no reason to fail.
+_UNSUPPORTED: Final = (
+    psycopg.errors.InvalidParameterValue,
+    psycopg.errors.UndefinedObject,
+    psycopg.errors.FeatureNotSupported,
+    psycopg.errors.InsufficientPrivilege,
+)
+
+
+def resolve_url(settings: Settings) -> str:
+    """The URL to connect to; starts the embedded server when the settings leave only that.
+
+    Raises:
+        DatabaseUnavailable: No URL is set, and the embedded server is switched off or not installed.
+    """
+    if (url := settings.url) is not None:
+        return url
+    if settings.embedded == "never":
+        raise DatabaseUnavailable(
+            "no database: set DBDURABLE_DATABASE_URL=postgresql://user:password@host/database, or allow the "
+            "embedded server with DBDURABLE_EMBEDDED=auto (pip install 'dbdurable[embedded]')"
+        )
+    from dbdurable._embedded import start_default  # only who has no database pays for it
+
+    return start_default().url
+
+
+def connect_kwargs(url: str) -> dict[str, Any]:
+    """`CONNECT_KWARGS` without what the URL itself says: `?connect_timeout=3` is the user's word."""
+    said = _parse(url)
+    return {name: value for name, value in CONNECT_KWARGS.items() if name not in said}
+
+
+def connect(url: str, **kwargs: Any) -> Connection[Any]:
+    """Opens one autocommit connection, set up like those of the pools.
+
+    Raises:
+        DatabaseUnavailable: It cannot be reached or refuses the login.
+        BadConfiguration: The URL cannot be parsed.
+    """
+    options = {"autocommit": True, **connect_kwargs(url), **kwargs}
+    try:
+        connection = Connection.connect(url, **options)
+        try:
+            session_setup(connection)
+        except BaseException:
+            connection.close()
+            raise
+    except psycopg.Error as error:
+        raise connection_error(error, url) from None
+    return connection
+
+
+def session_setup(connection: Connection[Any]) -> None:
+    """Prepares a new session; leaves no transaction open. Pools pass it as `configure=`."""
+    try:
+        connection.execute(_SESSION_SETUP)
+    except _UNSUPPORTED:
+        connection.rollback()
+    else:
+        connection.commit()
+
+
+async def async_session_setup(connection: AsyncConnection[Any]) -> None:
+    """`session_setup` for an asynchronous connection."""
+    try:
+        await connection.execute(_SESSION_SETUP)
+    except _UNSUPPORTED:
+        await connection.rollback()
+    else:
+        await connection.commit()
+
+
+# SQLSTATEs, what libpq writes instead (it keeps the SQLSTATE of a refused login to itself), the sentence.
+_CAUSES: Final[tuple[tuple[set[str], str, str], ...]] = (
+    (
+        {"28P01"},
+        "password authentication failed|no password supplied",
+        "the password is wrong or missing; correct it in the database URL",
+    ),
+    (
+        {"3D000"},
+        'database "[^"]*" does not exist',
+        "that database does not exist; create it (createdb) or correct the name in the database URL",
+    ),
+    (
+        {"28000"},
+        'no pg_hba.conf entry|role "[^"]*" does not exist|authentication failed|not permitted to log in',
+        "the server refuses this user; check the user name and the server's pg_hba.conf",
+    ),
+    (
+        {"53300"},
+        "too many (clients|connections)|connection slots are reserved",
+        "the server has no connection left; raise max_connections, make the pools smaller or use PgBouncer",
+    ),
+    (
+        {"25006"},
+        "read-only transaction",
+        "the database is read-only (a standby, or default_transaction_read_only); use the primary's URL",
+    ),
+    (
+        {"57P01", "57P02", "57P03"},
+        "starting up|shutting down|in recovery mode",
+        "the server is starting, stopping or recovering; try again in a moment",
+    ),
+    (
+        set(),
+        "failed to resolve host|could not translate host name|name or service not known",
+        "the host name is unknown; correct it in the database URL",
+    ),
+    (
+        set(),
+        "connection refused|no such file or directory|is the server running",
+        "nothing answers there; start PostgreSQL or correct host and port in the database URL",
+    ),
+    (
+        set(),
+        "timeout expired|timed out|connection timeout|no route to host|network is unreachable",
+        "the host does not answer in time; check the network, the firewall and the address",
+    ),
+    (
+        set(),
+        "certificate|ssl",
+        "no secure connection could be made; check sslmode and the certificates",
+    ),
+)
+
+
+def connection_error(error: psycopg.Error, url: str) -> DurableError:
+    """The error for users: what was tried, why it failed, what to do. Raise it `from None`."""
+    try:
+        said = _parse(url)
+    except BadConfiguration as unparsable:
+        return unparsable
+    if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
+        return _unparsable()  # a keyword argument of psycopg's that libpq does not know
+    return DatabaseUnavailable(f"cannot use PostgreSQL at {_place(said)}: {_cause(error, said)}")
+
+
+def _cause(error: psycopg.Error, said: dict[str, Any]) -> str:
+    text = str(error).strip()
+    for states, pattern, sentence in _CAUSES:
+        if error.sqlstate in states or re.search(pattern, text, re.IGNORECASE):
+            return sentence
+    # Servers speak many languages: an unknown reason is shown as it came.
+    for secret in ("password", "sslpassword"):
+        if said.get(secret):
+            text = text.replace(str(said[secret]), "***")
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _place(said: dict[str, Any]) -> str:
+    host = said.get("host") or said.get("hostaddr") or "the local socket"
+    port = said.get("port") or 5432
+    user = said.get("user") or "the operating system's"
+    return f"{host}, port {port} (database {said.get('dbname') or user}, user {user})"
+
+
+def _parse(url: str) -> dict[str, Any]:
+    try:
+        return dict(conninfo_to_dict(url))
+    except psycopg.Error:  # its message repeats the part that it did not understand: maybe the password
+        raise _unparsable() from None
+
+
+def _unparsable() -> BadConfiguration:
+    return BadConfiguration(
+        "the database URL cannot be parsed; write postgresql://user:password@host:5432/database, with "
+        "special characters of the password percent-encoded (urllib.parse.quote(password, safe=''))"
+    )

@@ -1,0 +1,344 @@
+"""The two drivers: they perform the effects of a protocol, each in its own colour.
+
+Both are the same text but for `async`/`await`. Every statement and commit passes `_reached`, the seam.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import AsyncRawCursor, RawCursor
+from psycopg.rows import tuple_row
+
+from dbdurable._io.database import Database
+from dbdurable._io.faults import meaning
+from dbdurable._io.source import AsyncUnit, SyncUnit
+from dbdurable._io.timeouts import call_within
+from dbdurable._protocol.effects import (
+    Append,
+    Appended,
+    Begin,
+    Call,
+    Commit,
+    Flight,
+    Flow,
+    Pause,
+    Query,
+    Rollback,
+    Row,
+)
+from dbdurable._sql.step import APPEND
+from dbdurable.errors import StepTimeout
+
+R = TypeVar("R")
+
+STOP_LOOK_S = 0.1
+"""How often an asynchronous pause looks whether it should end early."""
+
+
+class UserStopIteration(RuntimeError):
+    """StopIteration from user code: a generator cannot let it through as itself (PEP 479)."""
+
+
+class SyncDriver:
+    """Runs protocols for `def` code, on the calling thread."""
+
+    __slots__ = ("_database", "_pool", "_stopping", "_unit")
+
+    def __init__(
+        self, database: Database, stopping: threading.Event | None = None, pool: Any = None
+    ) -> None:
+        self._database = database
+        self._stopping = stopping
+        self._pool = pool
+        self._unit: SyncUnit | None = None
+
+    def run(self, flow: Flow[R]) -> R:
+        """Drives `flow` to its end: what it returns or raises."""
+        try:
+            effect = next(flow)
+            while True:
+                try:
+                    answer = _SYNC[type(effect)](self, effect)
+                except StopIteration as stop:
+                    error = UserStopIteration("StopIteration was raised by user code")
+                    error.__cause__ = stop
+                    effect = flow.throw(error)
+                except BaseException as error:
+                    effect = flow.throw(error)
+                else:
+                    effect = flow.send(answer)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        finally:
+            if self._unit is not None:
+                self._rollback(Rollback())
+
+    def _reached(self, point: str, connection: Any = None) -> None:
+        if self._database.seam is not None:
+            self._database.seam.reached(point, connection)
+
+    def _query(self, effect: Query) -> list[Row]:
+        return self._flight(Flight((effect,)))[0]
+
+    def _flight(self, effect: Flight) -> list[list[Row]]:
+        pool, connection = self._pool or self._database.pool, None
+        point = " + ".join(query.statement.name for query in effect.queries)
+        try:
+            connection = pool.getconn()
+            self._reached(f"before {point}", connection)
+            texts = [(self._database.text(query.statement), query.params) for query in effect.queries]
+            cursors = [RawCursor(connection, row_factory=tuple_row) for _ in texts]
+            if len(texts) == 1:
+                cursors[0].execute(*texts[0], prepare=True)
+            else:
+                with connection.pipeline():
+                    for cursor, (text, params) in zip(cursors, texts, strict=True):
+                        cursor.execute(text, params, prepare=True)
+            answers = [cursor.fetchall() if cursor.description else [] for cursor in cursors]
+            self._reached(f"after {point}", connection)
+            return answers
+        except psycopg.Error as error:
+            raise meaning(error, connection, self._database.schema) from error
+        finally:
+            if connection is not None:
+                pool.putconn(connection)
+
+    def _begin(self, effect: Begin) -> Any:
+        self._reached(f"before begin {effect.step}")
+        try:
+            self._unit = effect.source.begin(
+                self._database, effect.isolation, effect.row_factory, effect.path, effect.step
+            )
+        except psycopg.Error as error:
+            raise meaning(error, None, self._database.schema) from error
+        self._reached(f"after begin {effect.step}", self._unit.connection)
+        return self._unit.handle
+
+    def _call(self, effect: Call) -> Any:
+        unit = self._unit
+        self._reached(f"before call {effect.name}", unit and unit.connection)
+        if unit is not None:
+            unit.enter()
+        try:
+            if effect.timeout_s is None:
+                value = effect.function()
+            else:
+                value = call_within(effect.function, effect.timeout_s, effect.name, unit and unit.cancel)
+        except StepTimeout:
+            if unit is not None:
+                unit.connection.pgconn.finish()     # the thread left behind must not reach another transaction
+            raise
+        finally:
+            if unit is not None:
+                unit.connection.step = None
+        if unit is not None:
+            unit.leave()
+        self._reached(f"after call {effect.name}", unit and unit.connection)
+        return value
+
+    def _commit(self, effect: Commit) -> None:
+        unit = self._unit
+        assert unit is not None
+        point = effect.record.statement.name
+        self._reached(f"before {point} + commit", unit.connection)
+        try:
+            unit.commit(self._database.text(effect.record.statement), effect.record.params)
+        except psycopg.Error as error:
+            raise meaning(error, unit.connection, self._database.schema) from error
+        self._unit = None
+        self._reached(f"after {point} + commit", None)
+
+    def _rollback(self, effect: Rollback) -> bool:
+        unit, self._unit = self._unit, None
+        if unit is None:
+            return True
+        self._reached("before rollback", unit.connection)
+        return unit.rollback()
+
+    def _append(self, effect: Append) -> Appended:
+        rows = self._query(Query(APPEND, append_params(effect)))
+        return appended(rows)
+
+    def _pause(self, effect: Pause) -> None:
+        if self._stopping is None:
+            time.sleep(effect.delay_s)
+        else:
+            self._stopping.wait(effect.delay_s)
+
+
+class AsyncDriver:
+    """Runs protocols for `async def` code, on the running loop."""
+
+    __slots__ = ("_database", "_stopping", "_unit")
+
+    def __init__(self, database: Database, stopping: threading.Event | None = None) -> None:
+        self._database = database
+        self._stopping = stopping
+        self._unit: AsyncUnit | None = None
+
+    async def run(self, flow: Flow[R]) -> R:
+        """Drives `flow` to its end: what it returns or raises."""
+        try:
+            effect = next(flow)
+            while True:
+                try:
+                    answer = await _ASYNC[type(effect)](self, effect)
+                except StopIteration as stop:
+                    error = UserStopIteration("StopIteration was raised by user code")
+                    error.__cause__ = stop
+                    effect = flow.throw(error)
+                except BaseException as error:
+                    effect = flow.throw(error)
+                else:
+                    effect = flow.send(answer)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        finally:
+            if self._unit is not None:
+                await self._rollback(Rollback())
+
+    def _reached(self, point: str, connection: Any = None) -> None:
+        if self._database.seam is not None:
+            self._database.seam.reached(point, connection)
+
+    async def _query(self, effect: Query) -> list[Row]:
+        return (await self._flight(Flight((effect,))))[0]
+
+    async def _flight(self, effect: Flight) -> list[list[Row]]:
+        pool, connection = await self._database.async_pool(), None
+        point = " + ".join(query.statement.name for query in effect.queries)
+        try:
+            connection = await pool.getconn()
+            self._reached(f"before {point}", connection)
+            texts = [(self._database.text(query.statement), query.params) for query in effect.queries]
+            cursors = [AsyncRawCursor(connection, row_factory=tuple_row) for _ in texts]
+            if len(texts) == 1:
+                await cursors[0].execute(*texts[0], prepare=True)
+            else:
+                async with connection.pipeline():
+                    for cursor, (text, params) in zip(cursors, texts, strict=True):
+                        await cursor.execute(text, params, prepare=True)
+            answers = [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
+            self._reached(f"after {point}", connection)
+            return answers
+        except psycopg.Error as error:
+            raise meaning(error, connection, self._database.schema) from error
+        finally:
+            if connection is not None:
+                await pool.putconn(connection)
+
+    async def _begin(self, effect: Begin) -> Any:
+        self._reached(f"before begin {effect.step}")
+        try:
+            self._unit = await effect.source.abegin(
+                self._database, effect.isolation, effect.row_factory, effect.path, effect.step
+            )
+        except psycopg.Error as error:
+            raise meaning(error, None, self._database.schema) from error
+        self._reached(f"after begin {effect.step}", self._unit.connection)
+        return self._unit.handle
+
+    async def _call(self, effect: Call) -> Any:
+        unit = self._unit
+        self._reached(f"before call {effect.name}", unit and unit.connection)
+        if unit is not None:
+            unit.enter()
+        try:
+            async with asyncio.timeout(effect.timeout_s) as limit:
+                value = effect.function()
+                if inspect.isawaitable(value):
+                    value = await value
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise StepTimeout(f"step {effect.name} took longer than {effect.timeout_s:g} s") from error
+        finally:
+            if unit is not None:
+                unit.connection.step = None
+        if unit is not None:
+            unit.leave()
+        self._reached(f"after call {effect.name}", unit and unit.connection)
+        return value
+
+    async def _commit(self, effect: Commit) -> None:
+        unit = self._unit
+        assert unit is not None
+        point = effect.record.statement.name
+        self._reached(f"before {point} + commit", unit.connection)
+        try:
+            await unit.commit(self._database.text(effect.record.statement), effect.record.params)
+        except psycopg.Error as error:
+            raise meaning(error, unit.connection, self._database.schema) from error
+        self._unit = None
+        self._reached(f"after {point} + commit", None)
+
+    async def _rollback(self, effect: Rollback) -> bool:
+        unit, self._unit = self._unit, None
+        if unit is None:
+            return True
+        self._reached("before rollback", unit.connection)
+        return await unit.rollback()
+
+    async def _append(self, effect: Append) -> Appended:
+        rows = await self._query(Query(APPEND, append_params(effect)))
+        return appended(rows)
+
+    async def _pause(self, effect: Pause) -> None:
+        end = time.monotonic() + effect.delay_s
+        while (left_s := end - time.monotonic()) > 0:
+            if self._stopping is not None and self._stopping.is_set():
+                return
+            await asyncio.sleep(left_s if self._stopping is None else min(left_s, STOP_LOOK_S))
+
+
+def append_params(effect: Append) -> tuple[Any, ...]:
+    """One record as the columns of the statement APPEND."""
+    record = effect.record
+    return (
+        effect.executor_id,
+        [record.workflow_id],
+        [record.path],
+        [record.seq],
+        [record.kind],
+        [record.name],
+        [record.attempts],
+        [record.epoch],
+        [record.elapsed_s],
+        [record.output],
+        [record.error],
+    )
+
+
+def appended(rows: list[Row]) -> Appended:
+    """What the statement APPEND said of one record; no row means that the workflow has ended."""
+    return Appended(mine=rows[0][2], wrote=rows[0][3]) if rows else Appended(mine=False, wrote=False)
+
+
+_SYNC: dict[type, Any] = {
+    Query: SyncDriver._query,
+    Flight: SyncDriver._flight,
+    Begin: SyncDriver._begin,
+    Call: SyncDriver._call,
+    Commit: SyncDriver._commit,
+    Rollback: SyncDriver._rollback,
+    Append: SyncDriver._append,
+    Pause: SyncDriver._pause,
+}
+_ASYNC: dict[type, Any] = {
+    Query: AsyncDriver._query,
+    Flight: AsyncDriver._flight,
+    Begin: AsyncDriver._begin,
+    Call: AsyncDriver._call,
+    Commit: AsyncDriver._commit,
+    Rollback: AsyncDriver._rollback,
+    Append: AsyncDriver._append,
+    Pause: AsyncDriver._pause,
+}
+
+

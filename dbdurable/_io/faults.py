@@ -1,0 +1,78 @@
+"""What a driver's error means to the protocol: the one place that reads SQLSTATEs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+from dbdurable._core.control import ConnectionLost, Duplicate, Fenced, Torn, Transient
+from dbdurable.errors import (
+    BadArgument,
+    DatabaseUnavailable,
+    KeyConflict,
+    NotInTransaction,
+    SchemaMismatch,
+    UnknownWorkflow,
+)
+
+_TRANSIENT = frozenset({"40001", "40P01", "55P03"})
+_MISSING = frozenset({"3F000", "42P01", "42883", "42703", "42704"})
+
+
+def meaning(error: psycopg.Error, connection: Any, schema: str) -> BaseException:
+    """The error to raise for one that a statement of the library's own met."""
+    state = error.sqlstate
+    text = error.diag.message_primary or str(error)
+    if state is not None and state.startswith("DD"):
+        return _private(state, text, error.diag.message_hint)
+    if state == "23505" and error.diag.schema_name == schema and error.diag.table_name == "step":
+        return Duplicate(text)
+    if state in _TRANSIENT:
+        return Transient(text)
+    if state == "25P02":
+        return NotInTransaction(ABORTED)
+    if state == "25006":
+        return DatabaseUnavailable("the database is read-only (a standby, or default_transaction_read_only)")
+    if state in _MISSING:
+        return SchemaMismatch(
+            f"the tables of schema {schema!r} are missing or of another version ({text}); "
+            "run `dbdurable migrate`, or check the URL and the schema's name"
+        )
+    if is_lost(error, connection):
+        return ConnectionLost(text, getattr(connection, "backend", None))
+    return error
+
+
+ABORTED = (
+    "the body caught a database error: PostgreSQL has aborted the transaction, so nothing in it can commit. "
+    "Put statements that may fail into `with connection.transaction():` (a savepoint), or let the error out."
+)
+
+
+def is_lost(error: psycopg.Error, connection: Any) -> bool:
+    """Whether the connection is gone, or answers that it is about to."""
+    state = error.sqlstate or ""
+    if state.startswith("08") or state in ("57P01", "57P02", "57P03", "57P05"):
+        return True
+    if connection is None:
+        return isinstance(error, psycopg.OperationalError)
+    return bool(connection.closed) or (isinstance(error, psycopg.OperationalError) and not state)
+
+
+def _private(state: str, text: str, hint: str | None) -> BaseException:
+    said = f"{text}; {hint}" if hint else text
+    match state:
+        case "DD001":
+            return Fenced(text)
+        case "DD002":
+            return Torn(text)
+        case "DD003":
+            return KeyConflict(f"{text}; use another key, or the same arguments")
+        case "DD004" | "DD006":
+            return UnknownWorkflow(said)
+        case _:
+            return BadArgument(said)
+
+
+__all__ = ["ABORTED", "is_lost", "meaning"]

@@ -1,0 +1,96 @@
+"""The connections that transactions are handed: inside a step they refuse to end its transaction.
+
+A step's writes and its record commit together or not at all, so COMMIT is the library's. Nested
+`connection.transaction()` blocks are savepoints and stay allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from datetime import datetime
+from typing import Any, NoReturn
+
+import psycopg
+from psycopg.abc import RV
+
+from dbdurable._io.seam import Seam
+from dbdurable.errors import NotInTransaction
+
+
+def refuse(call: str, step: str) -> NoReturn:
+    """Raises for a call that would end the transaction of a step."""
+    raise NotInTransaction(
+        f"{call}() inside transaction {step}: its writes have to commit together with its record, so the "
+        "library commits when the function returns. Remove the call; to undo a part, use "
+        "`with connection.transaction():`; to undo everything, raise."
+    )
+
+
+class StepConnection(psycopg.Connection[Any]):
+    """A psycopg connection that knows whether a step's transaction is open on it."""
+
+    step: str | None = None
+    backend: tuple[int, datetime] | None = None
+    seam: Seam | None = None
+
+    def commit(self) -> None:
+        """Commits, outside of steps."""
+        if self.step is not None:
+            refuse("commit", self.step)
+        super().commit()
+
+    def rollback(self) -> None:
+        """Rolls back, outside of steps."""
+        if self.step is not None:
+            refuse("rollback", self.step)
+        super().rollback()
+
+    def close(self) -> None:
+        """Closes, outside of steps."""
+        if self.step is not None:
+            refuse("close", self.step)
+        super().close()
+
+    def wait(self, gen: Generator[Any, Any, RV], *args: Any, **kwargs: Any) -> RV:
+        """Every exchange of a sync connection passes here: where a seam numbers the user's statements."""
+        if self.seam is None or self.step is None:
+            return super().wait(gen, *args, **kwargs)
+        self.seam.reached(f"before a statement of {self.step}", self)
+        answer = super().wait(gen, *args, **kwargs)
+        self.seam.reached(f"after a statement of {self.step}", self)
+        return answer
+
+
+class AsyncStepConnection(psycopg.AsyncConnection[Any]):
+    """The same for `async def`."""
+
+    step: str | None = None
+    backend: tuple[int, datetime] | None = None
+    seam: Seam | None = None
+
+    async def commit(self) -> None:
+        """Commits, outside of steps."""
+        if self.step is not None:
+            refuse("commit", self.step)
+        await super().commit()
+
+    async def rollback(self) -> None:
+        """Rolls back, outside of steps."""
+        if self.step is not None:
+            refuse("rollback", self.step)
+        await super().rollback()
+
+    async def close(self) -> None:
+        """Closes, outside of steps."""
+        if self.step is not None:
+            refuse("close", self.step)
+        await super().close()
+
+    async def wait(self, gen: Generator[Any, Any, RV], *args: Any, **kwargs: Any) -> RV:
+        """Every exchange of an async connection passes here."""
+        if self.seam is None or self.step is None:
+            return await super().wait(gen, *args, **kwargs)
+        self.seam.reached(f"before a statement of {self.step}", self)
+        answer = await super().wait(gen, *args, **kwargs)
+        self.seam.reached(f"after a statement of {self.step}", self)
+        return answer

@@ -1,0 +1,239 @@
+"""Where a transaction's first parameter comes from: psycopg's two connections are built in.
+
+A source opens the transaction of a step and knows how to end it; `dbdurable.ext.sqlalchemy` is another.
+"""
+
+from __future__ import annotations
+
+import typing
+from typing import Any, Protocol
+
+import psycopg
+from psycopg import RawCursor, AsyncRawCursor, sql
+from psycopg.pq import TransactionStatus
+from psycopg.rows import RowFactory, dict_row, tuple_row
+
+from dbdurable._core.control import Torn
+from dbdurable._io.database import Database
+from dbdurable._io.faults import ABORTED, is_lost
+from dbdurable._io.guard import AsyncStepConnection, StepConnection
+from dbdurable.errors import NotInTransaction
+
+ISOLATION_LEVELS = ("read committed", "repeatable read", "serializable")
+
+
+class SyncUnit(Protocol):
+    """One open transaction of a step, sync."""
+
+    handle: Any
+    connection: Any
+
+    def enter(self) -> None:
+        """User code is about to run: from here on it must not end the transaction."""
+
+    def leave(self) -> None:
+        """User code is done. Raises unless its transaction is still open and healthy."""
+
+    def commit(self, text: str, params: tuple[Any, ...]) -> None:
+        """Writes the record and commits."""
+
+    def rollback(self) -> bool:
+        """Undoes everything and gives the connection back; False when it is dead."""
+
+    def cancel(self) -> None:
+        """Asks the server to end the statement that runs now; from another thread."""
+
+
+class AsyncUnit(Protocol):
+    """One open transaction of a step, async."""
+
+    handle: Any
+    connection: Any
+
+    def enter(self) -> None:
+        """User code is about to run."""
+
+    def leave(self) -> None:
+        """User code is done."""
+
+    async def commit(self, text: str, params: tuple[Any, ...]) -> None:
+        """Writes the record and commits."""
+
+    async def rollback(self) -> bool:
+        """Undoes everything and gives the connection back; False when it is dead."""
+
+
+class Source(Protocol):
+    """Fills the first parameter of transactions whose annotation it accepts."""
+
+    def accepts(self, annotation: Any) -> bool:
+        """Whether this source makes what the parameter is annotated with."""
+
+    def begin(self, database: Any, isolation: str | None, row_factory: Any, path: str, step: str) -> SyncUnit:
+        """Opens a transaction for `def` code and notes the step's path in it."""
+
+    async def abegin(
+        self, database: Any, isolation: str | None, row_factory: Any, path: str, step: str
+    ) -> AsyncUnit:
+        """Opens a transaction for `async def` code."""
+
+
+def check_open(status: TransactionStatus, step: str) -> None:
+    """Raises unless the transaction that a step was given is still open and can commit."""
+    if status == TransactionStatus.INTRANS:
+        return
+    if status == TransactionStatus.INERROR:
+        raise NotInTransaction(f"transaction {step}: {ABORTED}")
+    if status == TransactionStatus.IDLE:
+        raise Torn(f"transaction {step} ended its own transaction")
+    raise NotInTransaction(
+        f"transaction {step} left its connection {status.name.lower()}: a statement, cursor or pipeline of it "
+        "is still running; wait for its end before returning"
+    )
+
+
+def _begin_text(isolation: str | None, path: str) -> sql.Composed:
+    level = sql.SQL(f" isolation level {isolation}" if isolation in ISOLATION_LEVELS else "")  # type: ignore[arg-type]
+    return sql.SQL("begin{}; set local dbdurable.step = {}").format(level, sql.Literal(path))
+
+
+class _SyncPsycopgUnit:
+    """A transaction on a connection of the library's pool."""
+
+    __slots__ = ("_database", "_step", "connection", "handle")
+
+    def __init__(self, database: Database, connection: StepConnection, step: str) -> None:
+        self._database = database
+        self._step = step
+        self.connection = self.handle = connection
+
+    def enter(self) -> None:
+        self.connection.step = self._step
+
+    def leave(self) -> None:
+        self.connection.step = None
+        check_open(self.connection.info.transaction_status, self._step)
+
+    def commit(self, text: str, params: tuple[Any, ...]) -> None:
+        connection = self.connection
+        with connection.pipeline():
+            RawCursor(connection, row_factory=tuple_row).execute(text, params, prepare=True)
+            ended = connection.execute("commit", prepare=False)
+        if ended.statusmessage != "COMMIT":
+            raise NotInTransaction(f"transaction {self._step}: {ABORTED}")
+        self._release()
+
+    def rollback(self) -> bool:
+        connection = self.connection
+        connection.step = None
+        try:
+            if connection.info.transaction_status != TransactionStatus.IDLE:
+                connection.rollback()
+        except psycopg.Error as error:
+            if not is_lost(error, connection):
+                connection.close()
+        alive = not connection.closed
+        self._release()
+        return alive
+
+    def cancel(self) -> None:
+        self.connection.cancel_safe(timeout=1.0)
+
+    def _release(self) -> None:
+        self.connection.row_factory = tuple_row
+        self._database.pool.putconn(self.connection)
+
+
+class _AsyncPsycopgUnit:
+    """The same for `async def`."""
+
+    __slots__ = ("_pool", "_step", "connection", "handle")
+
+    def __init__(self, pool: Any, connection: AsyncStepConnection, step: str) -> None:
+        self._pool = pool
+        self._step = step
+        self.connection = self.handle = connection
+
+    def enter(self) -> None:
+        self.connection.step = self._step
+
+    def leave(self) -> None:
+        self.connection.step = None
+        check_open(self.connection.info.transaction_status, self._step)
+
+    async def commit(self, text: str, params: tuple[Any, ...]) -> None:
+        connection = self.connection
+        async with connection.pipeline():
+            await AsyncRawCursor(connection, row_factory=tuple_row).execute(text, params, prepare=True)
+            ended = await connection.execute("commit", prepare=False)
+        if ended.statusmessage != "COMMIT":
+            raise NotInTransaction(f"transaction {self._step}: {ABORTED}")
+        await self._release()
+
+    async def rollback(self) -> bool:
+        connection = self.connection
+        connection.step = None
+        try:
+            if connection.info.transaction_status != TransactionStatus.IDLE:
+                await connection.rollback()
+        except psycopg.Error as error:
+            if not is_lost(error, connection):
+                await connection.close()
+        alive = not connection.closed
+        await self._release()
+        return alive
+
+    async def _release(self) -> None:
+        self.connection.row_factory = tuple_row
+        await self._pool.putconn(self.connection)
+
+
+class PsycopgSource:
+    """psycopg's `Connection` and `AsyncConnection`, from the library's own pools."""
+
+    def accepts(self, annotation: Any) -> bool:
+        """Whether the parameter is annotated with a psycopg connection, plain or with a row type."""
+        origin = typing.get_origin(annotation) or annotation
+        return isinstance(origin, type) and issubclass(origin, (psycopg.Connection, psycopg.AsyncConnection))
+
+    def begin(
+        self, database: Database, isolation: str | None, row_factory: Any, path: str, step: str
+    ) -> SyncUnit:
+        """Takes a connection of the pool and begins, in one round trip."""
+        connection = database.pool.getconn()
+        unit = _SyncPsycopgUnit(database, connection, step)
+        try:
+            connection.execute(_begin_text(isolation, path), prepare=False)
+        except BaseException:
+            unit.rollback()
+            raise
+        connection.row_factory = row_factory or tuple_row
+        return unit
+
+    async def abegin(
+        self, database: Database, isolation: str | None, row_factory: Any, path: str, step: str
+    ) -> AsyncUnit:
+        """The same for `async def`."""
+        pool = await database.async_pool()
+        connection = await pool.getconn()
+        unit = _AsyncPsycopgUnit(pool, connection, step)
+        try:
+            await connection.execute(_begin_text(isolation, path), prepare=False)
+        except BaseException:
+            await unit.rollback()
+            raise
+        connection.row_factory = row_factory or tuple_row
+        return unit
+
+
+def row_factory_of(annotation: Any) -> RowFactory[Any] | None:
+    """The row factory that a connection's annotation promises: `Connection[DictRow]` gives dictionaries.
+
+    None where the annotation says nothing; raises TypeError where only `row_factory=` can tell.
+    """
+    arguments = typing.get_args(annotation)
+    if not arguments or arguments[0] is Any or typing.get_origin(arguments[0]) is tuple:
+        return None
+    if typing.get_origin(arguments[0]) is dict:
+        return dict_row
+    raise TypeError(f"{annotation} names a row type that needs row_factory=")

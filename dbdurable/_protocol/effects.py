@@ -1,0 +1,149 @@
+"""What a protocol asks its driver to do, and typed helpers that ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+from uuid import UUID
+
+from dbdurable._sql.statement import Statement
+
+R = TypeVar("R")
+Row: TypeAlias = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Run a statement in a transaction of its own; the answer is its rows."""
+
+    statement: Statement
+    params: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """Run statements in one transaction and, where the driver can, one round trip; rows of each."""
+
+    queries: tuple[Query, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Open a step's transaction; the answer is the handle that the user's function takes first."""
+
+    source: Any
+    isolation: str | None
+    row_factory: Any
+    path: str
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Call user code and, in the asynchronous colour, await it. `handle` is a transaction's connection."""
+
+    function: Callable[[], Any]
+    timeout_s: float | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Write the record and commit, in one flight. Whatever it answers, the transaction is over."""
+
+    record: Query
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """Undo the open transaction; the answer is whether the connection is still alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """The outcome of an outside step, as it goes to the journal."""
+
+    workflow_id: UUID
+    path: str
+    seq: int
+    kind: str
+    name: str
+    attempts: int
+    epoch: int
+    elapsed_s: float
+    output: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Record outcomes of outside steps: checked, not fenced. The answer is an `Appended`."""
+
+    executor_id: UUID
+    record: StepRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """`mine`: the workflow is still the executor's under that epoch. `wrote`: no other record was there."""
+
+    mine: bool
+    wrote: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait; shutdown and loss of the lease end it early."""
+
+    delay_s: float
+
+
+Effect: TypeAlias = Query | Flight | Begin | Call | Commit | Rollback | Append | Pause
+Flow: TypeAlias = Generator[Effect, Any, R]
+
+
+def query(statement: Statement, *params: Any) -> Flow[list[Row]]:
+    """The rows of one statement."""
+    rows: list[Row] = yield Query(statement, params)
+    return rows
+
+
+def flight(*queries: Query) -> Flow[list[list[Row]]]:
+    """The rows of each of several statements in one transaction."""
+    answers: list[list[Row]] = yield Flight(queries)
+    return answers
+
+
+def begin(source: Any, isolation: str | None, row_factory: Any, path: str, step: str) -> Flow[Any]:
+    """Opens the transaction of the step at `path`; the answer is what its function takes first."""
+    handle = yield Begin(source, isolation, row_factory, path, step)
+    return handle
+
+
+def call(function: Callable[[], R], timeout_s: float | None = None, name: str = "") -> Flow[R]:
+    """What the user's function returns, or raises."""
+    value: R = yield Call(function, timeout_s, name)
+    return value
+
+
+def commit(statement: Statement, *params: Any) -> Flow[None]:
+    """Records and commits in one flight."""
+    yield Commit(Query(statement, params))
+
+
+def rollback() -> Flow[bool]:
+    """Undoes the open transaction; False when its connection is dead."""
+    alive: bool = yield Rollback()
+    return alive
+
+
+def append(executor_id: UUID, record: StepRecord) -> Flow[Appended]:
+    """Records the outcome of an outside step."""
+    answer: Appended = yield Append(executor_id, record)
+    return answer
+
+
+def pause(delay_s: float) -> Flow[None]:
+    """Waits."""
+    yield Pause(delay_s)

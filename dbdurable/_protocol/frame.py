@@ -1,0 +1,87 @@
+"""Where code stands: the workflow attempt, and the step or transaction inside it, that is running here.
+
+One context variable holds the innermost frame. Threads that a body starts on its own do not inherit it:
+a durable call there raises `NotInWorkflow` instead of running unrecorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from dbdurable._core.control import Unwind
+from dbdurable._core.journal import Journal
+from dbdurable._core.path import Line
+from dbdurable._protocol.lease import Lease
+
+
+@dataclass(slots=True, eq=False)
+class WorkflowFrame:
+    """One attempt of one workflow, from claim or direct call to its outcome."""
+
+    id: UUID
+    name: str
+    key: str | None
+    epoch: int
+    attempt: int
+    lease: Lease
+    journal: Journal
+    is_async: bool
+    runtime: Any = None
+    """The application that runs it; opaque here."""
+    deadline: datetime | None = None
+    interrupt: str | None = None
+    """Why it was cancelled, once that is known here."""
+    interrupted: bool = False
+    """Whether the body has seen the cancel already."""
+    unwinding: Unwind | None = None
+    """Set once the attempt is over for the body: every durable call raises it again."""
+    unawaited: dict[str, str] = field(default_factory=dict)
+    """Asynchronous calls that were made and not awaited yet: path and name."""
+    line: Line = field(default_factory=Line)
+
+    def unwind(self, reason: Unwind) -> Unwind:
+        """Notes that the attempt is over, and returns what to raise."""
+        if self.unwinding is None:
+            self.unwinding = reason
+        return self.unwinding
+
+    def check(self) -> None:
+        """Raises where the attempt must not go on."""
+        reason = self.unwinding or self.lease.reason_to_stop()
+        if reason is not None:
+            raise self.unwind(reason)
+
+
+@dataclass(slots=True, eq=False)
+class StepFrame:
+    """One attempt of one step or transaction."""
+
+    workflow: WorkflowFrame | None
+    workflow_id: UUID
+    path: str
+    name: str
+    kind: str
+    idempotency_key: Callable[[], UUID]
+    attempt: int = 1
+    starts: int = 0
+    """How many workflows this attempt has started."""
+    handle: Any = None
+    """The connection or session of a transaction."""
+
+
+Frame = WorkflowFrame | StepFrame
+
+current: ContextVar[Frame | None] = ContextVar("dbdurable_frame", default=None)
+branch: ContextVar[tuple[WorkflowFrame, Line] | None] = ContextVar("dbdurable_branch", default=None)
+"""The line that calls of this task count on; the frame's own line when unset."""
+
+
+def current_line(frame: WorkflowFrame) -> Line:
+    """The line on which a call made here takes its path."""
+    found = branch.get()
+    return found[1] if found is not None and found[0] is frame else frame.line

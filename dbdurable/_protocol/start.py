@@ -1,0 +1,182 @@
+"""Starting workflows and waiting for what becomes of them: what clients and direct calls do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from dbdurable._core.codec import ValueCodec
+from dbdurable._core.control import ConnectionLost, Transient
+from dbdurable._core.failure import decode_failure
+from dbdurable._protocol.effects import Flow, Row, pause, query
+from dbdurable._sql import workflow as sql
+from dbdurable._sql.statement import Statement
+from dbdurable.errors import (
+    DatabaseUnavailable,
+    KeyConflict,
+    UnknownWorkflow,
+    WaitTimeout,
+    WorkflowBlocked,
+    WorkflowCancelled,
+)
+from dbdurable.types import Status
+
+RESENDS_MAX = 5
+"""How often a client sends an idempotent statement again after a lost connection."""
+
+POLL_S_FIRST, POLL_S_MAX = 0.005, 0.25
+"""The first and the longest pause between two looks at a result."""
+
+CLAIM_WARNING_S = 5.0
+"""A result that nobody has begun to work for after this long gets one warning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Everything about one start; durations in seconds."""
+
+    id: UUID
+    name: str
+    input: str
+    key: str | None = None
+    queue: str | None = None
+    priority: int = 0
+    delay_s: float | None = None
+    at: datetime | None = None
+    expires_s: float | None = None
+    partition: str = ""
+    timeout_s: float | None = None
+    attributes: str | None = None
+    max_attempts: int | None = None
+    parent_id: UUID | None = None
+    registered: bool = True
+
+    @property
+    def params(self) -> tuple[Any, ...]:
+        """In the order of the statement START."""
+        return (
+            self.name,
+            self.input,
+            self.key,
+            self.queue,
+            self.id,
+            self.priority,
+            self.delay_s,
+            self.at,
+            self.expires_s,
+            self.partition,
+            self.timeout_s,
+            self.attributes,
+            self.max_attempts,
+            self.parent_id,
+            self.registered,
+        )
+
+
+def resend(statement: Statement, *params: Any) -> Flow[list[Row]]:
+    """An idempotent statement of a client: sent again after a lost connection, a few times."""
+    for tries in range(RESENDS_MAX + 1):
+        try:
+            return (yield from query(statement, *params))
+        except (ConnectionLost, Transient) as lost:
+            if tries == RESENDS_MAX:
+                raise DatabaseUnavailable(f"the database went away: {lost}") from None
+        yield from pause(0.05 * 2**tries)
+    raise AssertionError("the last try returns or raises")
+
+
+def start(this: Start) -> Flow[UUID]:
+    """Starts in the background; the id was made here, so that sending it again starts nothing twice."""
+    rows = yield from resend(sql.START, *this.params)
+    found: UUID = rows[0][0]
+    return found
+
+
+def start_here(this: Start, executor_id: UUID, batch: int) -> Flow[UUID | None]:
+    """A direct call: the workflow is born running, owned by this executor. None: born here.
+
+    Otherwise the id of the workflow that holds the key.
+    """
+    while True:
+        rows = yield from resend(
+            sql.START_HERE,
+            this.id,
+            this.name,
+            this.queue,
+            this.max_attempts,
+            this.timeout_s,
+            executor_id,
+            batch,
+            this.key,
+            this.attributes,
+            this.input,
+            this.parent_id,
+        )
+        if rows:
+            return None
+        held = yield from resend(sql.FIND_BY_KEY, this.name, this.key, this.input)
+        if not held:
+            continue    # its holder was rolled back meanwhile
+        holder, same = held[0]
+        if holder == this.id:
+            return None     # our own start: only its answer had been lost
+        if not same:
+            raise KeyConflict(
+                f"key {this.key!r} already started {this.name} with other arguments (workflow {holder}); "
+                "use another key, or the same arguments"
+            )
+        return holder  # type: ignore[no-any-return]
+
+
+def result(
+    id: UUID,
+    codec: ValueCodec,
+    timeout_s: float | None,
+    clock: Callable[[], float],
+    warn: Callable[[str], None],
+) -> Flow[Any]:
+    """Waits for the outcome: the value, or the error raised again."""
+    begun, delay_s, warned = clock(), POLL_S_FIRST, False
+    while True:
+        rows = yield from resend(sql.OUTCOME, id)
+        if not rows:
+            raise UnknownWorkflow(
+                f"there is no workflow {id} in this schema; if it was started with tx=, that transaction has "
+                "not committed yet"
+            )
+        name, status, output, error, reason = rows[0]
+        if status in FINAL:
+            return outcome_of(id, name, status, output, error, reason, codec)
+        if status == Status.BLOCKED:
+            raise WorkflowBlocked(f"workflow {name} {id} is blocked: {reason}")
+        waited_s = clock() - begun
+        if timeout_s is not None and waited_s >= timeout_s:
+            raise WaitTimeout(
+                f"workflow {name} {id} has not finished within {timeout_s:g} s: it is {status}; it goes on, "
+                "ask again with result()"
+            )
+        if status == Status.QUEUED and waited_s > CLAIM_WARNING_S and not warned:
+            warned = True
+            warn(f"workflow {name} {id} has been queued for {waited_s:.0f} s and nobody has claimed it")
+        yield from pause(delay_s if timeout_s is None else min(delay_s, max(0.0, timeout_s - waited_s)))
+        delay_s = min(POLL_S_MAX, delay_s * 1.5)
+
+
+FINAL = frozenset({Status.SUCCEEDED.value, Status.FAILED.value, Status.CANCELLED.value})
+
+
+def outcome_of(
+    id: UUID, name: str, status: str, output: str | None, error: str | None, reason: str | None, codec: ValueCodec
+) -> Any:
+    """The value of a workflow that succeeded; else its error, raised again."""
+    if status == Status.SUCCEEDED:
+        return codec.decode(output)
+    if status == Status.CANCELLED:
+        raise WorkflowCancelled(f"workflow {name} {id} was cancelled" + (f": {reason}" if reason else ""))
+    assert error is not None
+    failure = decode_failure(error)
+    failure.add_note(f"raised in workflow {name} {id}")
+    raise failure

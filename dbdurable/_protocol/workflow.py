@@ -1,0 +1,123 @@
+"""One attempt of a workflow: run its body, then write what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dbdurable._core.codec import ValueCodec
+from dbdurable._core.control import Diverged, HandBack, LeaseLost, Unwind
+from dbdurable._core.failure import encode_failure, settle_failure
+from dbdurable._protocol.effects import Flow, call
+from dbdurable._protocol.frame import WorkflowFrame
+from dbdurable._protocol.step import resync, steadfast
+from dbdurable._sql import workflow as sql
+from dbdurable.errors import BadArgument, Cancelled
+from dbdurable.types import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended. `status` is None where this process has no say in it any more."""
+
+    status: Status | None
+    value: Any = None
+    error: BaseException | None = None
+
+
+ELSEWHERE = Outcome(None)
+"""Taken over, handed back or paused: the workflow goes on, or ends, without this attempt."""
+
+
+def attempt(frame: WorkflowFrame, body: Callable[[], Any], codec: ValueCodec, version: str) -> Flow[Outcome]:
+    """Runs the body to its end and records the outcome; nothing that the body raises leaves here."""
+    try:
+        value = yield from call(body)
+        if frame.unwinding is None:
+            _check_end(frame)
+            text, value = codec.settle(value, f"the result of workflow {frame.name}")
+    except Unwind as reason:
+        return (yield from _leave(frame, frame.unwinding or reason, version))
+    except KeyboardInterrupt as interrupt:
+        yield from _leave(frame, frame.unwind(HandBack("interrupted from the keyboard")), version)
+        return Outcome(None, error=interrupt)
+    except Cancelled as cancelled:
+        if frame.unwinding is None:
+            return (yield from _finish(frame, Outcome(Status.CANCELLED, error=cancelled), None, None))
+    except BaseException as error:
+        if frame.unwinding is None:
+            failure, seen = _failure(error)
+            return (yield from _finish(frame, Outcome(Status.FAILED, error=seen), None, failure))
+    else:
+        if frame.unwinding is None:
+            return (yield from _finish(frame, Outcome(Status.SUCCEEDED, value), text, None))
+    return (yield from _leave(frame, frame.unwinding, version))
+
+
+def _check_end(frame: WorkflowFrame) -> None:
+    """What must hold when a body has returned."""
+    if frame.unawaited:
+        calls = ", ".join(f"{name} (path {path})" for path, name in frame.unawaited.items())
+        raise BadArgument(f"workflow {frame.name} returned, but never awaited {calls}: write `await` before it")
+    try:
+        frame.journal.check_complete()
+    except Diverged as diverged:
+        raise frame.unwind(Diverged(str(diverged).replace("{id}", str(frame.id)))) from None
+
+
+def _failure(error: BaseException) -> tuple[str, BaseException]:
+    if isinstance(error, Exception):
+        return settle_failure(error)
+    return encode_failure(error), error
+
+
+def _finish(frame: WorkflowFrame, outcome: Outcome, output: str | None, failure: str | None) -> Flow[Outcome]:
+    """Writes the final status, guarded by owner and epoch."""
+    while True:
+        status = outcome.status
+        assert status is not None
+        rows = yield from steadfast(
+            sql.FINISH,
+            frame.id,
+            frame.lease.executor_id,
+            frame.epoch,
+            status.value,
+            output,
+            failure,
+            f"{type(outcome.error).__name__}: {outcome.error}"[:1000] if failure else None,
+            frame=frame,
+        )
+        if rows:
+            return outcome
+        if (yield from _finished_before(frame, status)):
+            return outcome
+        try:
+            yield from resync(frame)
+        except LeaseLost:
+            return ELSEWHERE
+        # Cancelled after its last durable call: nothing of the outcome was committed, so the cancel wins.
+        outcome, output, failure = Outcome(Status.CANCELLED, error=Cancelled(frame.interrupt or "")), None, None
+
+
+def _finished_before(frame: WorkflowFrame, status: Status) -> Flow[bool]:
+    """Whether this very finish was committed, and only its answer lost."""
+    rows = yield from steadfast(sql.OWNERSHIP, frame.id, frame=frame)
+    return bool(rows) and tuple(rows[0][:3]) == (status.value, frame.lease.executor_id, frame.epoch)
+
+
+def _leave(frame: WorkflowFrame, reason: Unwind | None, version: str) -> Flow[Outcome]:
+    """The attempt ends without an outcome of its own."""
+    try:
+        if isinstance(reason, Diverged):
+            yield from steadfast(
+                sql.BLOCK, frame.id, frame.lease.executor_id, frame.epoch, str(reason), version, frame=frame
+            )
+            return Outcome(Status.BLOCKED, error=reason)
+        if isinstance(reason, HandBack) and not frame.lease.lost:
+            yield from steadfast(
+                sql.HAND_BACK, frame.id, frame.lease.executor_id, frame.epoch, frame=frame
+            )
+    except Unwind:
+        pass    # the lease went meanwhile: recovery does what was left to do here
+    return ELSEWHERE

@@ -1,0 +1,91 @@
+"""Statements on `step`: records with the fence that raises, checked records, and reads."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dbdurable._sql.statement import Statement
+
+RECORD_IN_TRANSACTION: Final = Statement(
+    "record_in_transaction",
+    # Last statement of a step's own transaction; COMMIT is on the wire behind it. The fence locks the
+    # workflow's row until that commit and raises when owner, epoch or status differ. The path has to be
+    # the one that BEGIN noted, else the body has ended the transaction that was opened for it.
+    """
+    insert into {schema}.step
+        (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output)
+    values (
+        $1::uuid,
+        case when current_setting('dbdurable.step', true) = $2::text then $2 else {schema}.torn() end,
+        $3::int, $4::text::{schema}.step_kind, $5::text, $6::smallint,
+        coalesce((select w.epoch from {schema}.workflow w
+                   where w.id = $1 and w.executor_id = $7::uuid and w.epoch = $8::int and w.status = 'running'
+                     for share), {schema}.fenced()),
+        now(), clock_timestamp(), $9::json)
+    """,
+)
+
+RECORD_FENCED: Final = Statement(
+    "record_fenced",
+    # The error of a transaction, after its writes were rolled back: a transaction of its own, fenced likewise.
+    """
+    insert into {schema}.step
+        (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output, error)
+    values (
+        $1::uuid, $2::text, $3::int, $4::text::{schema}.step_kind, $5::text, $6::smallint,
+        coalesce((select w.epoch from {schema}.workflow w
+                   where w.id = $1 and w.executor_id = $7::uuid and w.epoch = $8::int and w.status = 'running'
+                     for share), {schema}.fenced()),
+        clock_timestamp() - make_interval(secs => $11::float8), clock_timestamp(), $9::json, $10::json)
+    """,
+)
+
+APPEND: Final = Statement(
+    "append",
+    # Outcomes of outside steps, any number of them: checked, not fenced. A success is a fact and is kept
+    # while the workflow is unfinished, whoever ran it; an error only when the row is still the caller's.
+    """
+    with f as materialized (
+        select x.*, (w.executor_id = $1::uuid and w.epoch = x.epoch and w.status = 'running') as mine
+          from unnest($2::uuid[], $3::text[], $4::int[], $5::text[], $6::text[], $7::smallint[], $8::int[],
+                      $9::float8[], $10::text[], $11::text[])
+               as x(workflow_id, path, seq, kind, name, attempts, epoch, elapsed_s, output, error)
+          join {schema}.workflow w on w.id = x.workflow_id and w.status not in ('succeeded', 'failed', 'cancelled')),
+    i as (
+        insert into {schema}.step
+            (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output, error)
+        select workflow_id, path, seq, kind::{schema}.step_kind, name, attempts, epoch,
+               clock_timestamp() - make_interval(secs => elapsed_s), clock_timestamp(),
+               output::json, error::json
+          from f where mine or error is null
+        on conflict do nothing
+        returning workflow_id, path)
+    select f.workflow_id, f.path, f.mine, i.path is not null as wrote
+      from f left join i on i.workflow_id = f.workflow_id and i.path = f.path
+    """,
+)
+
+READ_STEP: Final = Statement(
+    "read_step",
+    """
+    select path, seq, kind::text, name, output::text, error::text, attempts
+      from {schema}.step where workflow_id = $1::uuid and path = $2::text
+    """,
+)
+
+READ_JOURNAL: Final = Statement(
+    "read_journal",
+    """
+    select path, seq, kind::text, name, output::text, error::text, attempts
+      from {schema}.step where workflow_id = $1::uuid order by seq
+    """,
+)
+
+END_BACKEND: Final = Statement(
+    "end_backend",
+    # After a COMMIT without an answer its session may still hold the fence: end it, if it is the same one.
+    """
+    select pg_terminate_backend($1::int)
+      from pg_stat_get_activity($1::int) s where s.backend_start = $2::timestamptz
+    """,
+)

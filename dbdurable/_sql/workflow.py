@@ -1,0 +1,172 @@
+"""Statements on `workflow`: every status change is guarded by what it expects and answers with RETURNING."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dbdurable._sql.statement import Statement
+
+START_HERE: Final = Statement(
+    "start_here",
+    # A direct call: born running and owned by the caller's executor, whose lease row is written with it.
+    # With a key, nothing is written when the key is taken.
+    """
+    with k as (
+        insert into {schema}.workflow_key (name, key, workflow_id, input_hash)
+        select $2::text, $8::text, $1::uuid, sha256(convert_to($10::json::jsonb::text, 'UTF8'))
+         where $8 is not null
+        on conflict do nothing returning workflow_id),
+    w as (
+        insert into {schema}.workflow (
+            id, name, queue, partition, priority, max_attempts, parent_id, key, created_at,
+            deadline, attributes, input, status, epoch, executor_id, attempt, started_at)
+        select $1, $2, $3::text, '', 0, $4::smallint, $11::uuid, $8, clock_timestamp(),
+               clock_timestamp() + make_interval(secs => $5::float8), $9::jsonb, $10, 'running', 1, $6::uuid, 1,
+               clock_timestamp()
+         where $8 is null or exists (select from k)
+        returning id)
+    insert into {schema}.lease (executor_id, batch, ids)
+    select $6, $7::bigint, array[id] from w
+    returning batch
+    """,
+)
+
+START: Final = Statement(
+    "start",
+    """
+    select {schema}.start(
+        name => $1::text, input => $2::json, key => $3::text, queue => $4::text, id => $5::uuid,
+        priority => $6::int, delay => make_interval(secs => $7::float8), at => $8::timestamptz,
+        expires => make_interval(secs => $9::float8), partition => $10::text,
+        timeout => make_interval(secs => $11::float8), attributes => $12::jsonb, max_attempts => $13::int,
+        parent_id => $14::uuid, registered => $15::boolean)
+    """,
+)
+
+FINISH: Final = Statement(
+    "finish",
+    # Keeps executor_id and epoch, so that the same statement sent again after a lost answer knows itself.
+    """
+    with w as (
+        update {schema}.workflow
+           set status = $4::text::{schema}.status, output = $5::json, error = $6::json, finished_at = clock_timestamp()
+         where id = $1::uuid and executor_id = $2::uuid and epoch = $3::int and status = 'running'
+        returning id),
+    a as (
+        insert into {schema}.attention (workflow_id, status, reason)
+        select id, 'failed', $7::text from w where $4 = 'failed'
+        on conflict (workflow_id) do update set status = excluded.status, reason = excluded.reason,
+            since = clock_timestamp()),
+    d as (delete from {schema}.wait where workflow_id in (select id from w))
+    select id from w
+    """,
+)
+
+BLOCK: Final = Statement(
+    "block",
+    """
+    with w as (
+        update {schema}.workflow set status = 'blocked', epoch = epoch + 1, executor_id = null
+         where id = $1::uuid and executor_id = $2::uuid and epoch = $3::int and status = 'running'
+        returning id),
+    a as (
+        insert into {schema}.attention (workflow_id, status, reason, version)
+        select id, 'blocked', $4::text, $5::text from w
+        on conflict (workflow_id) do update set status = excluded.status, reason = excluded.reason,
+            version = excluded.version, since = clock_timestamp())
+    select id from w
+    """,
+)
+
+HAND_BACK: Final = Statement(
+    "hand_back",
+    """
+    with w as (
+        update {schema}.workflow set status = 'queued', epoch = epoch + 1, executor_id = null
+         where id = $1::uuid and executor_id = $2::uuid and epoch = $3::int and status = 'running'
+        returning id, queue, priority, name),
+    r as (
+        insert into {schema}.ready (queue, partition, rank, workflow_id, name)
+        select queue, '', 2 * priority, id, name from w)
+    select id from w
+    """,
+)
+
+OWNERSHIP: Final = Statement(
+    "ownership",
+    """
+    select status::text, executor_id, epoch, interrupt from {schema}.workflow where id = $1::uuid
+    """,
+)
+
+OUTCOME: Final = Statement(
+    "outcome",
+    """
+    select w.name, w.status::text, w.output::text, w.error::text, coalesce(a.reason, w.interrupt)
+      from {schema}.workflow w left join {schema}.attention a on a.workflow_id = w.id
+     where w.id = $1::uuid
+    """,
+)
+
+FIND_BY_KEY: Final = Statement(
+    "find_by_key",
+    """
+    select workflow_id, input_hash = sha256(convert_to($3::json::jsonb::text, 'UTF8'))
+      from {schema}.workflow_key where name = $1::text and key = $2::text
+    """,
+)
+
+SHOW: Final = Statement(
+    "show",
+    """
+    select id, name, key, queue, status, reason, attempt, created_at, attributes::text
+      from {schema}.workflows where id = $1::uuid
+    """,
+)
+
+LIST: Final = Statement(
+    "list",
+    """
+    select id, name, key, queue, status, reason, attempt, created_at, attributes::text
+      from {schema}.workflows
+     where ($1::text is null or name = $1) and ($2::text is null or status = $2)
+     order by id desc limit $3::int
+    """,
+)
+
+LIST_STEPS: Final = Statement(
+    "list_steps",
+    """
+    select path, name, kind, attempts,
+           case when error_type is null then null else error_type || ': ' || error_message end, finished_at
+      from {schema}.steps where workflow_id = $1::uuid order by seq
+    """,
+)
+
+CANCEL: Final = Statement("cancel", "select {schema}.cancel($1::uuid, $2::text)")
+
+PAUSE: Final = Statement("pause", "select {schema}.pause($1::uuid)")
+
+RESUME: Final = Statement("resume", "select {schema}.resume($1::uuid)")
+
+START_CHILD: Final = Statement(
+    "start_child",
+    # A start inside a workflow's body: the child and the parent's record of its id in one statement, fenced.
+    """
+    insert into {schema}.step
+        (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output)
+    values (
+        $16::uuid, $17::text, $18::int, 'start', $1::text, 1,
+        coalesce((select w.epoch from {schema}.workflow w
+                   where w.id = $16 and w.executor_id = $19::uuid and w.epoch = $20::int and w.status = 'running'
+                     for share), {schema}.fenced()),
+        clock_timestamp(), clock_timestamp(),
+        to_json({schema}.start(
+            name => $1, input => $2::json, key => $3::text, queue => $4::text, id => $5::uuid,
+            priority => $6::int, delay => make_interval(secs => $7::float8), at => $8::timestamptz,
+            expires => make_interval(secs => $9::float8), partition => $10::text,
+            timeout => make_interval(secs => $11::float8), attributes => $12::jsonb, max_attempts => $13::int,
+            parent_id => $14::uuid, registered => $15::boolean)))
+    returning output #>> '{}'
+    """,
+)

@@ -1,0 +1,159 @@
+"""What code can ask about where it runs: the current workflow and step. No colour, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar, cast
+from uuid import UUID, uuid4
+
+from dbdurable._core.names import check_name
+from dbdurable._core.retry import as_retry, duration_s
+from dbdurable._executor.calls import Invocation, durable_call, flow_of
+from dbdurable._executor.definition import Definition
+from dbdurable._executor.runtime import Runtime, check_blocking
+from dbdurable._protocol.frame import StepFrame, WorkflowFrame, current
+from dbdurable.errors import NotInWorkflow
+from dbdurable.types import Duration, Retry
+
+R = TypeVar("R")
+
+__all__ = ["CurrentStep", "CurrentWorkflow", "arun_step", "current_step", "current_workflow", "run_step"]
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentWorkflow:
+    """The workflow attempt that the calling code belongs to."""
+
+    id: UUID
+    name: str
+    key: str | None
+    attempt: int
+    deadline: datetime | None
+    replaying: bool
+    """Whether recorded steps are left that the body has not passed yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentStep:
+    """The step or transaction that the calling code belongs to."""
+
+    idempotency_key: UUID
+    """Equal however often the step runs: give it to the service that you call."""
+    attempt: int
+    path: tuple[int, ...]
+    workflow_id: UUID
+
+
+def current_workflow() -> CurrentWorkflow:
+    """The workflow that this code runs in, in its body or in a step.
+
+    Raises:
+        NotInWorkflow: It runs in none.
+    """
+    frame = current.get()
+    workflow = frame.workflow if isinstance(frame, StepFrame) else frame
+    if not isinstance(workflow, WorkflowFrame):
+        raise NotInWorkflow("current_workflow() was called outside of a workflow, or in a thread of its own")
+    return CurrentWorkflow(
+        id=workflow.id,
+        name=workflow.name,
+        key=workflow.key,
+        attempt=workflow.attempt,
+        deadline=workflow.deadline,
+        replaying=workflow.journal.replaying,
+    )
+
+
+def current_step() -> CurrentStep:
+    """The step that this code runs in; fresh values under `step.fn(...)`, so that a step can be tested as a function.
+
+    Raises:
+        NotInWorkflow: It was called in a workflow's body, between its steps.
+    """
+    frame = current.get()
+    if isinstance(frame, StepFrame):
+        return CurrentStep(
+            idempotency_key=frame.idempotency_key(),
+            attempt=frame.attempt,
+            path=tuple(int(part) for part in frame.path.split(".")),
+            workflow_id=frame.workflow_id,
+        )
+    if isinstance(frame, WorkflowFrame):
+        raise NotInWorkflow(
+            f"current_step() was called in the body of workflow {frame.name}, between its steps: call it inside a "
+            "step, or use current_workflow()"
+        )
+    return CurrentStep(idempotency_key=uuid4(), attempt=1, path=(1,), workflow_id=uuid4())
+
+
+def run_step(
+    name: str, fn: Callable[[], R], /, *, retry: Retry | int | None = None, timeout: Duration | None = None
+) -> R:
+    """A step without a decorator: runs `fn` and records what it returns, at least once.
+
+    What it returns is stored as plain JSON values, tuples, sets, dates, decimals and UUIDs.
+
+    Raises:
+        NotInWorkflow: It was called outside of a workflow's body.
+
+    Example:
+        >>> rows = run_step("download", lambda: [1, 2, 3], retry=3)     # doctest: +SKIP
+    """
+    if isinstance(current.get(), StepFrame):
+        return fn()
+    frame = _body("run_step")
+    check_blocking("run_step(...)", "await aio.run_step(...)")
+    this = durable_call(_inline(name, fn, retry, timeout, is_async=False), frame)
+    return cast(R, frame_runtime(frame).drive(flow_of(this), False))
+
+
+def arun_step(
+    name: str,
+    fn: Callable[[], Awaitable[R]],
+    /,
+    *,
+    retry: Retry | int | None = None,
+    timeout: Duration | None = None,
+) -> Awaitable[R]:
+    """The same for `async def` code; `dbdurable.aio.run_step`."""
+    if isinstance(current.get(), StepFrame):
+        return fn()
+    frame = _body("aio.run_step")
+    this = durable_call(_inline(name, fn, retry, timeout, is_async=True), frame)
+    return cast("Awaitable[R]", frame_runtime(frame).adrive(flow_of(this), True))
+
+
+def _body(call: str) -> WorkflowFrame:
+    frame = current.get()
+    if not isinstance(frame, WorkflowFrame):
+        raise NotInWorkflow(
+            f"{call}(...) was called outside of a workflow: nothing would be recorded. Decorate the caller with "
+            "@durable.workflow, or call the function itself"
+        )
+    return frame
+
+
+def frame_runtime(frame: WorkflowFrame) -> Runtime:
+    """The application that runs the attempt."""
+    return cast(Runtime, frame.runtime)
+
+
+def _inline(
+    name: str, fn: Callable[[], Any], retry: Retry | int | None, timeout: Duration | None, *, is_async: bool
+) -> Invocation:
+    definition = Definition(
+        name=check_name(name, "step"),
+        kind="step",
+        fn=fn,
+        is_async=is_async,
+        method=False,
+        retry=as_retry(retry),
+        timeout_s=None if timeout is None else duration_s(timeout, "timeout="),
+    )
+    definition.__dict__["hints"] = {}    # a lambda's annotations say nothing worth resolving
+    frame = _body("run_step")
+    return Invocation(frame_runtime(frame), definition, (), {}, {})
+
+

@@ -1,0 +1,332 @@
+"""`Durable`: the decorators, the registry and the configuration of one application."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager as ACM
+from contextlib import AbstractContextManager as CM
+from typing import (
+    Any,
+    Concatenate,
+    Literal,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    final,
+    overload,
+)
+
+from dbdurable._core.names import check_name, check_schema, default_name
+from dbdurable._core.retry import as_retry, duration_s
+from dbdurable._executor.definition import Definition, caller_locals, takes_self
+from dbdurable._executor.executor import Executor
+from dbdurable._executor.runtime import Configuration, Runtime
+from dbdurable._io.source import ISOLATION_LEVELS, Source, row_factory_of
+from dbdurable.client import Client
+from dbdurable.definitions import (
+    AsyncFunction,
+    AsyncStep,
+    AsyncTransaction,
+    AsyncWorkflow,
+    Function,
+    Step,
+    Transaction,
+    Workflow,
+)
+from dbdurable.errors import BadConfiguration
+from dbdurable.types import AsyncTx, Duration, Queue, Retry, SyncTx
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+T = TypeVar("T")
+X = TypeVar("X", bound=SyncTx)
+AX = TypeVar("AX", bound=AsyncTx)
+
+__all__ = ["Config", "Durable"]
+
+
+@final
+class _OnlyAny:
+    """`-> Any` matches this overload first; else pyright takes the function for a coroutine function."""
+
+
+class WorkflowDecorator(Protocol):
+    """`@durable.workflow` and `@durable.workflow(...)`."""
+
+    @overload
+    def __call__(self, fn: Callable[P, _OnlyAny], /) -> Workflow[P, Any]: ...
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncWorkflow[P, R]: ...  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Workflow[P, R]: ...
+    @overload
+    def __call__(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        queue: str | Queue | None = None,
+        timeout: Duration | None = None,
+        max_attempts: int = 20,
+    ) -> Self: ...
+
+
+class StepDecorator(Protocol):
+    """`@durable.step` and `@durable.step(...)`."""
+
+    @overload
+    def __call__(self, fn: Callable[P, _OnlyAny], /) -> Step[P, Any]: ...
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncStep[P, R]: ...  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Step[P, R]: ...
+    @overload
+    def __call__(
+        self, /, *, name: str | None = None, retry: Retry | int | None = None, timeout: Duration | None = None
+    ) -> Self: ...
+
+
+class TransactionDecorator(Protocol):
+    """`@durable.transaction` and `@durable.transaction(...)`."""
+
+    @overload
+    def __call__(
+        self, fn: Callable[Concatenate[AX, P], Coroutine[Any, Any, R]], /
+    ) -> AsyncTransaction[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(
+        self, fn: Callable[Concatenate[S, AX, P], Coroutine[Any, Any, R]], /
+    ) -> AsyncTransaction[Concatenate[S, P], R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, fn: Callable[Concatenate[X, P], R], /) -> Transaction[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[S, X, P], R], /) -> Transaction[Concatenate[S, P], R]: ...
+    @overload
+    def __call__(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        isolation: Literal["read committed", "repeatable read", "serializable"] | None = None,
+        row_factory: Any = None,
+        retry: Retry | int | None = None,
+        timeout: Duration | None = None,
+    ) -> Self: ...
+
+
+class Config(TypedDict, total=False):
+    """What `Durable(...)` and `configure(...)` take besides the URL."""
+
+    schema: str
+    migrate: bool
+    include: Sequence[str]
+    sources: Sequence[Source]
+    lifespan: Callable[[], CM[object] | ACM[object]]
+    around: Callable[[], CM[object]]
+
+
+class Durable:
+    """One application: its workflows, steps and transactions, and its database.
+
+    Making it opens and reads nothing. The database is `url`, else DBDURABLE_DATABASE_URL, else DATABASE_URL,
+    else an embedded PostgreSQL (with the extra `embedded`; one WARNING line says where).
+
+    `schema` names the schema of the tables (one schema is one application); `migrate=False` leaves making
+    them to `dbdurable migrate`; `include` names modules to import when an executor opens; `sources` fill the
+    first parameter of transactions (`dbdurable.ext.sqlalchemy`); `lifespan` surrounds an executor with an
+    event loop of its own; `around` surrounds each workflow's body.
+
+    Example:
+        >>> durable = Durable()
+        >>> @durable.step
+        ... def greet(name: str) -> str:
+        ...     return f"Hello, {name}"
+        >>> greet.fn("Ann")
+        'Hello, Ann'
+    """
+
+    def __init__(self, url: str | None = None, **config: Unpack[Config]) -> None:
+        self._runtime = Runtime(Configuration(url=url))
+        if config:
+            self._configure(dict(config))
+        self.workflow = cast(WorkflowDecorator, _Decorator(self._runtime, "workflow", {}))
+        self.step = cast(StepDecorator, _Decorator(self._runtime, "step", {}))
+        self.transaction = cast(TransactionDecorator, _Decorator(self._runtime, "transaction", {}))
+
+    def configure(self, url: str | None = None, **config: Unpack[Config]) -> None:
+        """The same, later: for application factories and tests.
+
+        Raises:
+            BadConfiguration: An executor is open, or there is no such option.
+        """
+        changes: dict[str, Any] = dict(config)
+        if url is not None:
+            changes["url"] = url
+        self._configure(changes)
+
+    def _configure(self, changes: dict[str, Any]) -> None:
+        if changes.get("schema") is not None:
+            check_schema(changes["schema"])
+        self._runtime.configure(changes)
+
+    @property
+    def url(self) -> str:
+        """Where the database is, as psycopg takes it; starts the embedded server when nothing else is set."""
+        return self._runtime.database.url
+
+    @property
+    def client(self) -> Client:
+        """A client of this application's database: handles by id, lists, starts by name."""
+        return Client.of(self._runtime)
+
+    def queue(self, name: str) -> Queue:
+        """A queue by name; goes wherever a queue's name goes."""
+        return Queue(check_name(name, "queue"))
+
+    def register(self, instance: T, /, *, name: str | None = None) -> T:
+        """Registers an object whose methods are workflows, so that every executor finds it by `name`.
+
+        Its methods are then named `name.method`; without a name, by its class.
+
+        Raises:
+            BadConfiguration: It has no decorated methods.
+        """
+        self._runtime.registry.add_instance(instance, name)
+        return instance
+
+    def executor(
+        self, *, queues: Collection[str | Queue] | None = None, threads: int = 16, tasks: int = 64
+    ) -> Executor:
+        """This process claims and runs workflows, while the executor is open: `with durable.executor():`.
+
+        `queues`: only these (all queues that its functions name, when left out); `threads`: how many `def`
+        workflows at once; `tasks`: how many `async def` workflows at once.
+        """
+        return Executor(self._runtime, queues, threads, tasks)
+
+    def close(self) -> None:
+        """Closes its connections; it may be used again."""
+        if self._runtime.executor is not None:
+            self._runtime.executor.close()
+        self._runtime.database.close()
+
+
+_FACES: dict[tuple[str, bool], type[Function[Any, Any]] | type[AsyncFunction[Any, Any]]] = {
+    ("workflow", False): Workflow,
+    ("workflow", True): AsyncWorkflow,
+    ("step", False): Step,
+    ("step", True): AsyncStep,
+    ("transaction", False): Transaction,
+    ("transaction", True): AsyncTransaction,
+}
+
+_ALLOWED = {
+    "workflow": {"name", "queue", "timeout", "max_attempts"},
+    "step": {"name", "retry", "timeout"},
+    "transaction": {"name", "retry", "timeout", "isolation", "row_factory"},
+}
+
+
+class _Decorator:
+    """What `durable.workflow`, `.step` and `.transaction` are: with options, a copy that carries them."""
+
+    def __init__(self, runtime: Runtime, kind: str, options: dict[str, Any]) -> None:
+        self._runtime = runtime
+        self._kind = kind
+        self._options = options
+
+    def __call__(self, fn: Any = None, /, **options: Any) -> Any:
+        if fn is None:
+            unknown = set(options) - _ALLOWED[self._kind]
+            if unknown:
+                raise BadConfiguration(
+                    f"@durable.{self._kind} has no option {', '.join(sorted(unknown))}; "
+                    f"it takes {', '.join(sorted(_ALLOWED[self._kind]))}"
+                )
+            return _Decorator(self._runtime, self._kind, {**self._options, **options})
+        if options:
+            raise BadConfiguration(f"write @durable.{self._kind}({', '.join(options)}=...) above the function")
+        return self._decorate(fn)
+
+    def _decorate(self, fn: Any) -> Any:
+        _check_function(fn, self._kind)
+        options, is_async = self._options, inspect.iscoroutinefunction(inspect.unwrap(fn))
+        given = options.get("name")
+        name = check_name(given, self._kind, error=BadConfiguration) if given is not None else default_name(fn)
+        queue = options.get("queue")
+        definition = Definition(
+            name=name,
+            kind=self._kind,
+            fn=fn,
+            is_async=is_async,
+            method=takes_self(fn),
+            retry=as_retry(options.get("retry")),
+            timeout_s=None if options.get("timeout") is None else duration_s(options["timeout"], "timeout="),
+            queue=None if queue is None else check_name(getattr(queue, "name", queue), "queue"),
+            max_attempts=_check_attempts(options.get("max_attempts", 20)),
+            isolation=_check_isolation(options.get("isolation")),
+            row_factory=options.get("row_factory"),
+            localns=caller_locals(3),
+        )
+        if self._kind == "transaction":
+            _check_transaction(definition)
+        self._runtime.registry.add(definition)
+        return _FACES[self._kind, is_async](self._runtime, definition, {}, None, None)
+
+
+def _check_function(fn: Any, kind: str) -> None:
+    if isinstance(fn, (staticmethod, classmethod)):
+        raise TypeError(f"swap the decorators: @durable.{kind} goes below @{type(fn).__name__}, or use a function")
+    if isinstance(fn, (Function, AsyncFunction)):
+        raise TypeError(f"{fn.name} is decorated already, as {fn.definition.kind}; decorate it once")
+    if not callable(fn) or not hasattr(inspect.unwrap(fn), "__code__"):
+        raise TypeError(f"@durable.{kind} decorates functions, not {type(fn).__name__}")
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise TypeError(f"{fn.__qualname__} is a generator: return a list, or make each item a step")
+
+
+def _check_attempts(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 10_000:
+        raise BadConfiguration(f"max_attempts= takes a whole number from 1 to 10000, not {value!r}")
+    return value
+
+
+def _check_isolation(value: object) -> str | None:
+    if value is not None and value not in ISOLATION_LEVELS:
+        raise BadConfiguration(f"isolation= takes one of {', '.join(ISOLATION_LEVELS)}, not {value!r}")
+    return cast("str | None", value)
+
+
+def _check_transaction(definition: Definition) -> None:
+    """The first parameter has to be a connection of the function's own colour."""
+    parameters = list(inspect.signature(definition.fn).parameters.values())
+    index = int(definition.method)
+    if len(parameters) <= index or parameters[index].annotation is inspect.Parameter.empty:
+        raise TypeError(
+            f"transaction {definition.name} needs a first parameter for the connection, with its type: "
+            f"`def {definition.fn.__name__}(tx: psycopg.Connection, ...)`"
+        )
+    try:
+        annotation = definition.handle_annotation
+    except BadConfiguration:
+        return      # not resolvable yet; looked at again at first use
+    commit = getattr(annotation, "commit", None) or getattr(getattr(annotation, "__origin__", None), "commit", None)
+    if commit is None:
+        raise TypeError(
+            f"transaction {definition.name}: its first parameter is a {getattr(annotation, '__name__', annotation)}, "
+            "which is no connection or session; write `tx: psycopg.Connection` (or AsyncConnection, Session, ...)"
+        )
+    if inspect.iscoroutinefunction(commit) is not definition.is_async:
+        wanted = "an async connection or session" if definition.is_async else "a sync connection or session"
+        raise TypeError(
+            f"transaction {definition.name} is `{'async ' if definition.is_async else ''}def` and needs {wanted}, "
+            f"not {getattr(annotation, '__name__', annotation)}"
+        )
+    if definition.row_factory is None and hasattr(annotation, "__args__"):
+        object.__setattr__(definition, "row_factory", row_factory_of(annotation))

@@ -1,0 +1,215 @@
+"""Handles: one workflow, wherever it runs, seen from outside."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar, cast
+from uuid import UUID
+
+from dbdurable._core.codec import ValueCodec
+from dbdurable._core.retry import duration_s
+from dbdurable._executor.runtime import Runtime, boottime, check_blocking
+from dbdurable._protocol.effects import Flow, Row
+from dbdurable._protocol.start import resend, result
+from dbdurable._sql import workflow as sql
+from dbdurable.errors import UnknownWorkflow
+from dbdurable.types import Duration, Status, StepInfo, WorkflowInfo
+
+R_co = TypeVar("R_co", covariant=True)
+logger = logging.getLogger("dbdurable")
+
+__all__ = ["AsyncHandle", "Handle", "workflow_info"]
+
+
+class _Handle:
+    """What both colours share: which workflow, and the protocols of what can be asked of it."""
+
+    __slots__ = ("_codec", "_id", "_key", "name", "runtime")
+
+    def __init__(
+        self, runtime: Runtime, id: UUID | None, name: str, codec: ValueCodec, *, key: str | None = None
+    ) -> None:
+        self.runtime = runtime
+        self._id = id
+        self._key = key
+        self.name = name
+        self._codec = codec
+
+    def __repr__(self) -> str:
+        return f"<handle of {self.name} {self._id if self._id is not None else f'key={self._key!r}'}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Handle) and (self._id, self._key, self.name) == (other._id, other._key, other.name)
+
+    def __hash__(self) -> int:
+        return hash((self._id, self._key, self.name))
+
+    def known_id(self) -> Flow[UUID]:
+        """The id; a handle by key looks it up once."""
+        if self._id is None:
+            rows = yield from resend(sql.FIND_BY_KEY, self.name, self._key, "{}")
+            if not rows:
+                raise UnknownWorkflow(f"no workflow {self.name} was started with key {self._key!r}")
+            self._id = rows[0][0]
+        assert self._id is not None
+        return self._id
+
+    def result_flow(self, timeout: Duration | None) -> Flow[Any]:
+        """Waits for the outcome."""
+        timeout_s = None if timeout is None else duration_s(timeout, "timeout=")
+        id = yield from self.known_id()
+        return (yield from result(id, self._codec, timeout_s, boottime, logger.warning))
+
+    def one(self, statement: Any, *params: Any) -> Flow[Row]:
+        """The row of a statement about this workflow."""
+        id = yield from self.known_id()
+        rows = yield from resend(statement, id, *params)
+        if not rows:
+            raise UnknownWorkflow(f"there is no workflow {id} in this schema")
+        return rows[0]
+
+    def status_flow(self) -> Flow[Status]:
+        """Where it stands."""
+        row = yield from self.one(sql.OWNERSHIP)
+        return Status(row[0])
+
+    def info_flow(self) -> Flow[WorkflowInfo]:
+        """All about it."""
+        row = yield from self.one(sql.SHOW)
+        return workflow_info(row)
+
+    def steps_flow(self) -> Flow[list[StepInfo]]:
+        """Its journal."""
+        id = yield from self.known_id()
+        rows = yield from resend(sql.LIST_STEPS, id)
+        return [
+            StepInfo(tuple(int(part) for part in path.split(".")), name, kind, attempts, error, finished_at)
+            for path, name, kind, attempts, error, finished_at in rows
+        ]
+
+
+def workflow_info(row: Row) -> WorkflowInfo:
+    """A row of the statements SHOW and LIST."""
+    id, name, key, queue, status, reason, attempt, created_at, attributes = row
+    return WorkflowInfo(
+        id=id,
+        name=name,
+        key=key,
+        queue=queue,
+        status=Status(status),
+        reason=reason,
+        attempt=attempt,
+        created_at=created_at,
+        attributes=json.loads(attributes) if attributes else {},
+    )
+
+
+class Handle(_Handle, Generic[R_co]):
+    """One workflow, wherever it runs, for `def` code.
+
+    Raises, from every method:
+        UnknownWorkflow: There is no such workflow (any more).
+        DatabaseUnavailable: The database cannot be reached.
+    """
+
+    __slots__ = ()
+
+    @property
+    def id(self) -> UUID:
+        """Its id; a handle by key asks the database once."""
+        return self._id if self._id is not None else self.runtime.drive(self.known_id())
+
+    @property
+    def aio(self) -> AsyncHandle[R_co]:
+        """The same workflow for `async def` code."""
+        return AsyncHandle(self.runtime, self._id, self.name, self._codec, key=self._key)
+
+    def result(self, timeout: Duration | None = None) -> R_co:
+        """Waits for its end and returns what it returned, or raises what it raised.
+
+        Raises:
+            WaitTimeout: It has not ended within `timeout` (seconds or timedelta); it goes on.
+            WorkflowCancelled: It was cancelled.
+            WorkflowBlocked: Its code no longer fits its recorded steps.
+            RemoteError: It raised an error whose class is not loaded here.
+        """
+        check_blocking("handle.result()", "await handle.aio.result()")
+        return cast(R_co, self.runtime.drive(self.result_flow(timeout)))
+
+    def status(self) -> Status:
+        """Where it stands."""
+        check_blocking("handle.status()", "await handle.aio.status()")
+        return self.runtime.drive(self.status_flow())
+
+    def info(self) -> WorkflowInfo:
+        """All about it."""
+        check_blocking("handle.info()", "await handle.aio.info()")
+        return self.runtime.drive(self.info_flow())
+
+    def steps(self) -> Sequence[StepInfo]:
+        """What it has recorded so far, in order."""
+        check_blocking("handle.steps()", "await handle.aio.steps()")
+        return self.runtime.drive(self.steps_flow())
+
+    def cancel(self, reason: str = "") -> None:
+        """Cancels it. Once this returns, no database effect of the workflow commits."""
+        check_blocking("handle.cancel()", "await handle.aio.cancel()")
+        self.runtime.drive(self.one(sql.CANCEL, reason))
+
+    def pause(self) -> None:
+        """Stops it before its next record, until `resume()`."""
+        check_blocking("handle.pause()", "await handle.aio.pause()")
+        self.runtime.drive(self.one(sql.PAUSE))
+
+    def resume(self) -> None:
+        """Lets it go on when it is paused, blocked or failed; what failed last is tried again."""
+        check_blocking("handle.resume()", "await handle.aio.resume()")
+        self.runtime.drive(self.one(sql.RESUME))
+
+
+class AsyncHandle(_Handle, Generic[R_co]):
+    """One workflow, wherever it runs, for `async def` code."""
+
+    __slots__ = ()
+
+    @property
+    def id(self) -> UUID:
+        """Its id; for a handle by key, known after its first awaited method."""
+        if self._id is None:
+            raise UnknownWorkflow(f"the id of key {self._key!r} is known after `await handle.status()`")
+        return self._id
+
+    @property
+    def sync(self) -> Handle[R_co]:
+        """The same workflow for `def` code."""
+        return Handle(self.runtime, self._id, self.name, self._codec, key=self._key)
+
+    async def result(self, timeout: Duration | None = None) -> R_co:
+        """Waits for its end and returns what it returned, or raises what it raised; see `Handle.result`."""
+        return cast(R_co, await self.runtime.adrive(self.result_flow(timeout)))
+
+    async def status(self) -> Status:
+        """Where it stands."""
+        return await self.runtime.adrive(self.status_flow())
+
+    async def info(self) -> WorkflowInfo:
+        """All about it."""
+        return await self.runtime.adrive(self.info_flow())
+
+    async def steps(self) -> Sequence[StepInfo]:
+        """What it has recorded so far, in order."""
+        return await self.runtime.adrive(self.steps_flow())
+
+    async def cancel(self, reason: str = "") -> None:
+        """Cancels it. Once this returns, no database effect of the workflow commits."""
+        await self.runtime.adrive(self.one(sql.CANCEL, reason))
+
+    async def pause(self) -> None:
+        """Stops it before its next record, until `resume()`."""
+        await self.runtime.adrive(self.one(sql.PAUSE))
+
+    async def resume(self) -> None:
+        """Lets it go on when it is paused, blocked or failed; what failed last is tried again."""
+        await self.runtime.adrive(self.one(sql.RESUME))

@@ -1,0 +1,123 @@
+"""The values that users hold: statuses, policies, options and descriptions. No behaviour, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypedDict
+from uuid import UUID
+
+__all__ = [
+    "AsyncTx",
+    "Duration",
+    "Options",
+    "Queue",
+    "Retry",
+    "Status",
+    "StepInfo",
+    "SyncTx",
+    "WorkflowInfo",
+]
+
+Duration: TypeAlias = timedelta | float
+"""A length of time; a plain number is seconds."""
+
+
+class SyncTx(Protocol):
+    """A transaction of `def` code: psycopg's or SQLAlchemy's `Connection`, `Session`, `scoped_session`."""
+
+    def commit(self) -> None:
+        """Commit it."""
+
+
+class AsyncTx(Protocol):
+    """A transaction of `async def` code: `AsyncConnection`, `AsyncSession`. The wrong colour is a type error."""
+
+    def commit(self) -> Coroutine[Any, Any, None]:
+        """Commit it."""
+
+
+class Status(StrEnum):
+    """Where a workflow stands. The last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    PAUSED = "paused"
+    BLOCKED = "blocked"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Retry(NamedTuple):
+    """When and how often a step that raised is called again; `retry=5` is short for `Retry(5)`.
+
+    The n-th delay is `initial * factor ** (n - 1)`, at most `max_interval`, less up to `jitter` of itself
+    by chance. `max_attempts=None` never gives up. `on` selects what is worth a retry: classes, or a
+    function of the error; `non_retryable` wins over it.
+
+    Example:
+        >>> Retry(5, initial=0.5, on=ConnectionError).max_attempts
+        5
+    """
+
+    max_attempts: int | None = None
+    initial: Duration = 1
+    factor: float = 2
+    max_interval: Duration = 60
+    jitter: float = 0.5
+    on: type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool] = Exception
+    non_retryable: tuple[type[Exception], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowInfo:
+    """A workflow as the database describes it."""
+
+    id: UUID
+    name: str
+    key: str | None
+    queue: str
+    status: Status
+    reason: str | None
+    attempt: int
+    created_at: datetime
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """One recorded step. `error` is its one-line summary, None where it returned."""
+
+    path: tuple[int, ...]
+    name: str
+    kind: str
+    attempts: int
+    error: str | None
+    finished_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A named queue; goes wherever a queue's name goes."""
+
+    name: str
+
+
+class Options(TypedDict, total=False):
+    """The options of one call; `delay`, `at`, `expires`, `priority` and `partition` only with `start`."""
+
+    key: str
+    id: UUID
+    queue: str | Queue
+    priority: int
+    delay: Duration
+    at: datetime
+    expires: Duration
+    partition: str
+    timeout: Duration
+    retry: Retry | int
+    attributes: Mapping[str, Any]
