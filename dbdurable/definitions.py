@@ -28,10 +28,11 @@ from dbdurable._executor.direct import Direct
 from dbdurable._executor.runtime import Runtime, check_blocking
 from dbdurable._executor.starts import build_start, refuse_start_options
 from dbdurable._io.borrow import arun_in, run_in
+from dbdurable._protocol.call import DurableCall
+from dbdurable._protocol.child import start_child
 from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.frame import StepFrame, WorkflowFrame, current, current_line
 from dbdurable._protocol.start import Start, start
-from dbdurable._protocol.step import DurableCall, start_child
 from dbdurable._sql.workflow import START
 from dbdurable.errors import BadArgument, NotInWorkflow, NotRunning
 from dbdurable.handle import AsyncHandle, Handle

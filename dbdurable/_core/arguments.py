@@ -175,10 +175,7 @@ class ArgumentsCodec:
             given[self._rest] = list(rest)
         if self._keywords is not None:
             given[self._keywords] = keywords
-        return {
-            each.name: given[each.name] if each.name in given else self._default(each)
-            for each in self._parameters
-        }
+        return {each.name: given[each.name] if each.name in given else self._default(each) for each in self._parameters}
 
     def encode(self, bound: Mapping[str, Any]) -> str:
         """Return bound arguments as a JSON object by name; BadArgument names the one that cannot be."""
@@ -232,9 +229,7 @@ class ArgumentsCodec:
         if self._rest is not None:
             args += values[self._rest]
         kwargs = {
-            each.name: values[each.name]
-            for each in self._parameters
-            if each.kind is inspect.Parameter.KEYWORD_ONLY
+            each.name: values[each.name] for each in self._parameters if each.kind is inspect.Parameter.KEYWORD_ONLY
         }
         if self._keywords is not None:
             kwargs |= values[self._keywords]

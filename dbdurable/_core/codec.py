@@ -13,10 +13,11 @@ import json
 import math
 import re
 from collections.abc import Callable
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic_core import PydanticSerializationError, SchemaError
 
@@ -139,16 +140,12 @@ class _TypedCodec(ValueCodec):
             if refused:
                 raise Refused(reason) from None
             if "recursion" in str(error) or "Circular" in str(error) or "depth" in str(error):
-                raise Refused(
-                    f"is nested deeper than {limits.json_depth_max} levels, or contains itself"
-                ) from None
+                raise Refused(f"is nested deeper than {limits.json_depth_max} levels, or contains itself") from None
             if "surrogates" in str(error):
                 raise Refused("contains a lone surrogate, which is not text") from None
             raise
         except RecursionError:
-            raise Refused(
-                f"is nested deeper than {limits.json_depth_max} levels, or contains itself"
-            ) from None
+            raise Refused(f"is nested deeper than {limits.json_depth_max} levels, or contains itself") from None
         text = _checked(data.decode())
         if ("NaN" in text or "Infinity" in text) and _holds_constant(text):
             raise Refused("contains NaN or an infinity, which JSON cannot hold")
@@ -162,9 +159,7 @@ class _TypedCodec(ValueCodec):
         except ValidationError as error:
             raise Refused(self._must_be(value, _reason(error))) from None
         except RecursionError:
-            raise Refused(
-                f"is nested deeper than {limits.json_depth_max} levels, or contains itself"
-            ) from None
+            raise Refused(f"is nested deeper than {limits.json_depth_max} levels, or contains itself") from None
         if not _same(coerced, value):
             raise Refused(self._must_be(value, f"that is not the same as {shown(coerced)}"))
         return coerced
@@ -241,7 +236,7 @@ def _is_too_deep(text: str) -> bool:
 
 
 def _same(back: Any, value: Any) -> bool:
-    """Compare, also where a class compares by identity only (`dataclass(eq=False)`)."""
+    """Compare; also what compares by identity (`dataclass(eq=False)`), and times when clocks go back."""
     try:
         if back == value:
             return True
@@ -249,6 +244,10 @@ def _same(back: Any, value: Any) -> bool:
         return False
     if type(back) is not type(value):
         return False
+    if isinstance(value, datetime):
+        # An hour that comes twice equals no time of another zone, says Python, not even its own offset's.
+        as_written = [(each.replace(tzinfo=None), each.utcoffset()) for each in (back, value)]
+        return as_written[0] == as_written[1]
     if isinstance(value, list | tuple):
         return len(back) == len(value) and all(map(_same, back, value))
     if isinstance(value, dict):
@@ -256,11 +255,11 @@ def _same(back: Any, value: Any) -> bool:
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value)]
         return all(_same(getattr(back, name), getattr(value, name)) for name in names)
-    return (
-        getattr(type(value), "__eq__", None) is object.__eq__
-        and hasattr(value, "__dict__")
-        and _same(vars(back), vars(value))
-    )
+    if isinstance(value, BaseModel):
+        names = ["__dict__", "__pydantic_extra__", "__pydantic_private__"]
+        return all(_same(getattr(back, name, None), getattr(value, name, None)) for name in names)
+    has_identity = getattr(type(value), "__eq__", None) is object.__eq__
+    return has_identity and hasattr(value, "__dict__") and _same(vars(back), vars(value))
 
 
 def _reason(error: ValidationError) -> str:

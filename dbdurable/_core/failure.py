@@ -91,9 +91,7 @@ def _data(error: BaseException, depth: int, is_brief: bool) -> dict[str, Any]:
         if state := {key: item for key, (exact, item) in parts.items() if exact}:
             data["state"] = state
         if isinstance(error, ValidationError):
-            data["validation"] = _part(
-                [error.title, [_line(line) for line in error.errors(include_url=False)]]
-            )[1]
+            data["validation"] = _part([error.title, [_line(line) for line in error.errors(include_url=False)]])[1]
         data["traceback"] = _traceback(error)
     notes = getattr(error, "__notes__", None)
     if isinstance(notes, list) and notes:
@@ -124,8 +122,7 @@ def _reduced(error: BaseException) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _line(line: ErrorDetails) -> dict[str, Any]:
     context = {
-        key: item if type(item) in (int, float, bool) else str(item)
-        for key, item in line.get("ctx", {}).items()
+        key: item if type(item) in (int, float, bool) else str(item) for key, item in line.get("ctx", {}).items()
     }
     return {"type": line["type"], "loc": line["loc"], "input": line["input"], "ctx": context}
 

@@ -29,9 +29,7 @@ class UuidV7:
         True
     """
 
-    def __init__(
-        self, clock_ms: Callable[[], int], *, random_bits: Callable[[int], int] = secrets.randbits
-    ) -> None:
+    def __init__(self, clock_ms: Callable[[], int], *, random_bits: Callable[[int], int] = secrets.randbits) -> None:
         self._clock_ms = clock_ms
         self._random_bits = random_bits
         self._count = itertools.count()

@@ -56,17 +56,13 @@ def check_schema(name: object) -> str:
         'dbdurable'
     """
     if not isinstance(name, str) or not _SCHEMA.fullmatch(name):
-        raise BadConfiguration(
-            f"a schema is named with a-z, 0-9 and `_`, and starts with no digit; got {shown(name)}"
-        )
+        raise BadConfiguration(f"a schema is named with a-z, 0-9 and `_`, and starts with no digit; got {shown(name)}")
     if len(name) > limits.schema_chars_max:
         raise BadConfiguration(
             f"the schema's name has {len(name)} characters, at most {limits.schema_chars_max} are allowed"
         )
     if name.startswith("pg_"):
-        raise BadConfiguration(
-            f"PostgreSQL keeps schemas that start with `pg_` for itself; got {shown(name)}"
-        )
+        raise BadConfiguration(f"PostgreSQL keeps schemas that start with `pg_` for itself; got {shown(name)}")
     return name
 
 
@@ -83,8 +79,7 @@ def check_key(key: object) -> str:
         raise BadArgument("a key must not be empty")
     if len(key) > limits.key_chars_max:
         raise BadArgument(
-            f"a key has at most {limits.key_chars_max} characters, got {len(key)}: {shown(key)}; "
-            "use a hash of it"
+            f"a key has at most {limits.key_chars_max} characters, got {len(key)}: {shown(key)}; use a hash of it"
         )
     if "\0" in key:
         raise BadArgument(f"PostgreSQL cannot store the character NUL, found in the key {shown(key)}")
@@ -110,7 +105,5 @@ def default_name(fn: Any) -> str:
         raise BadConfiguration(f"{shown(fn)} has no name of its own: pass name=")
     name = qualname.rpartition("<locals>.")[2]
     if "<" in name:
-        raise BadConfiguration(
-            f"a lambda has no name that another process could find: pass name= (got {name})"
-        )
+        raise BadConfiguration(f"a lambda has no name that another process could find: pass name= (got {name})")
     return check_name(name, "function", error=BadConfiguration)

@@ -79,9 +79,7 @@ def as_retry(value: Retry | int | None) -> Retry:
     if not _is_error_classes(retry.on) and (isinstance(retry.on, type | tuple) or not callable(retry.on)):
         raise BadConfiguration(f"retry: on takes exception classes or a function, got {shown(retry.on)}")
     if not isinstance(retry.non_retryable, tuple) or not _is_error_classes(retry.non_retryable):
-        raise BadConfiguration(
-            f"retry: non_retryable takes a tuple of classes, got {shown(retry.non_retryable)}"
-        )
+        raise BadConfiguration(f"retry: non_retryable takes a tuple of classes, got {shown(retry.non_retryable)}")
     return retry
 
 

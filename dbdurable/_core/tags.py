@@ -144,9 +144,7 @@ _DECODE: dict[str, Callable[[Any], Any]] = {
     "path": Path,
 }
 
-tag_names: dict[type, str] = {
-    kind: "path" if issubclass(kind, Path) else kind.__name__.lower() for kind in _ENCODE
-}
+tag_names: dict[type, str] = {kind: "path" if issubclass(kind, Path) else kind.__name__.lower() for kind in _ENCODE}
 """The tag of each type that has one."""
 
 

@@ -37,7 +37,7 @@ class Attempts:
         self._left: dict[int, int] = {}
         self._done: list[int] = []
         self._batches = itertools.count(1)
-        self._running = {True: 0, False: 0}     # by "takes a slot of async tasks"
+        self._running = {True: 0, False: 0}  # by "takes a slot of async tasks"
 
     def next_batch(self) -> int:
         """A number for a lease row that is about to be written."""
@@ -114,9 +114,7 @@ class Attempts:
     def _run_sync(self, definition: Definition, frame: WorkflowFrame, input: str) -> None:
         executor = self._executor
         try:
-            outcome = SyncDriver(executor.runtime.database, executor.stopping).run(
-                self.flow(definition, frame, input)
-            )
+            outcome = SyncDriver(executor.runtime.database, executor.stopping).run(self.flow(definition, frame, input))
             _report(frame, outcome)
         except BaseException:
             logger.exception("workflow %s %s: the executor failed; it will be recovered", frame.name, frame.id)
@@ -185,8 +183,6 @@ async def _ain_frame(
 
 def _report(frame: WorkflowFrame, outcome: Outcome) -> None:
     if outcome.error is not None and not isinstance(outcome.error, Unwind):
-        logger.warning(
-            "workflow %s %s %s: %s", frame.name, frame.id, outcome.status, type(outcome.error).__name__
-        )
+        logger.warning("workflow %s %s %s: %s", frame.name, frame.id, outcome.status, type(outcome.error).__name__)
     elif outcome.error is not None:
         logger.warning("workflow %s %s %s: %s", frame.name, frame.id, outcome.status, outcome.error)

@@ -28,7 +28,7 @@ def number_tasks(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
             return before(loop, coro, **kwargs)
         return asyncio.Task(coro, loop=loop, **kwargs)
 
-    loop.call_soon_threadsafe(loop.set_task_factory, factory)  # type: ignore[arg-type]
+    loop.call_soon_threadsafe(loop.set_task_factory, factory)
 
     def undo() -> None:
         if not loop.is_closed():

@@ -1,9 +1,9 @@
 """What a call of a registered function does where it is made: the table of allowed calls.
 
-    called in ->     workflow body      step body         transaction body      anywhere else
-    workflow()       a child            error             error                 runs here, durably
-    step()           recorded           part of it        part of it            NotInWorkflow
-    transaction()    recorded           error             joins it              NotInWorkflow
+called in ->     workflow body      step body         transaction body      anywhere else
+workflow()       a child            error             error                 runs here, durably
+step()           recorded           part of it        part of it            NotInWorkflow
+transaction()    recorded           error             joins it              NotInWorkflow
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from dbdurable._core.ids import step_key
 from dbdurable._core.retry import as_retry
 from dbdurable._executor.definition import Definition
 from dbdurable._executor.runtime import Runtime, check_blocking
+from dbdurable._protocol.call import DurableCall
 from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.frame import Frame, StepFrame, WorkflowFrame, current, current_line
-from dbdurable._protocol.step import DurableCall, step, transaction
+from dbdurable._protocol.step import step
+from dbdurable._protocol.transaction import transaction
 from dbdurable.errors import BadArgument, NotInWorkflow, WrongColour
 from dbdurable.types import Options
 
@@ -115,7 +117,11 @@ def flow_of(this: DurableCall) -> Flow[Any]:
 
 
 def run_definition(
-    runtime: Runtime, definition: Definition, frame: WorkflowFrame, args: tuple[Any, ...], kwargs: dict[str, Any]
+    runtime: Runtime,
+    definition: Definition,
+    frame: WorkflowFrame,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> Any:
     """The body of a workflow; a step or transaction that was started alone is a one-step workflow."""
     if definition.kind == "workflow":
@@ -152,9 +158,7 @@ def _run_of(
     return run
 
 
-async def _await_inside(
-    inner: StepFrame, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+async def _await_inside(inner: StepFrame, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     token = current.set(inner)
     try:
         return await fn(*args, **kwargs)

@@ -150,7 +150,7 @@ class Control:
     def _recover_rest(self) -> None:
         """What was declared just now, and what did not fit into the first batch."""
         while not self._stopping:
-            (batches, taken, _), *_rest = self._driver.run(query(sql.RECOVER))
+            (_, taken, _), *_rest = self._driver.run(query(sql.RECOVER))
             if not taken:
                 return
 

@@ -51,16 +51,12 @@ class Definition:
     @functools.cached_property
     def arguments(self) -> ArgumentsCodec:
         """How arguments are bound, stored and read back."""
-        return ArgumentsCodec.for_function(
-            self.fn, skip=self.skip, where=f"{self.kind} {self.name}", hints=self.hints
-        )
+        return ArgumentsCodec.for_function(self.fn, skip=self.skip, where=f"{self.kind} {self.name}", hints=self.hints)
 
     @functools.cached_property
     def result(self) -> ValueCodec:
         """How what it returns is stored and read back."""
-        return ValueCodec.for_annotation(
-            self.hints.get("return", Any), f"the return value of {self.kind} {self.name}"
-        )
+        return ValueCodec.for_annotation(self.hints.get("return", Any), f"the return value of {self.kind} {self.name}")
 
     @functools.cached_property
     def signature(self) -> inspect.Signature:

@@ -39,7 +39,7 @@ class Direct:
             lease=lease,
             journal=Journal(),
             is_async=self.definition.is_async,
-        runtime=self.executor.runtime,
+            runtime=self.executor.runtime,
         )
         holder = frame.id
         attempts.add(frame, batch, claimed=False)
@@ -47,10 +47,10 @@ class Direct:
             found = yield from start_here(self.start, lease.executor_id, batch)
             if found is None:
                 outcome = yield from attempts.flow(self.definition, frame, self.start.input)
-                if isinstance(outcome.error, KeyboardInterrupt):
-                    raise outcome.error
                 if outcome.status is not None:
                     return value_of(frame, outcome)
+                if outcome.error is not None:
+                    raise outcome.error  # the caller was interrupted; the workflow went back to its queue
             else:
                 holder = found
         finally:

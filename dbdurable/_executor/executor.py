@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Collection
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, Self
 from uuid import uuid4
 
@@ -49,9 +49,7 @@ class Executor:
         BadConfiguration: Nothing is registered, or another executor of this Durable is open.
     """
 
-    def __init__(
-        self, runtime: Runtime, queues: Collection[str | Queue] | None, threads: int, tasks: int
-    ) -> None:
+    def __init__(self, runtime: Runtime, queues: Collection[str | Queue] | None, threads: int, tasks: int) -> None:
         for what, number in (("threads", threads), ("tasks", tasks)):
             if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= 10_000:
                 raise BadConfiguration(f"{what}= takes a whole number from 0 to 10000, not {number!r}")
@@ -140,7 +138,7 @@ class Executor:
                 'them with Durable(include=["shop.flows"])'
             )
         for definition in definitions:
-            _ = definition.arguments, definition.result     # annotations that cannot be stored fail here
+            _ = definition.arguments, definition.result  # annotations that cannot be stored fail here
         self.definitions = {definition.name: definition for definition in definitions}
         self.queues = self._queues or sorted({"default", *(d.queue for d in definitions if d.queue)})
         database = runtime.database
@@ -195,9 +193,7 @@ class Executor:
             self._loop = self._lent_loop
         else:
             self._loop = asyncio.new_event_loop()
-            self._loop_thread = threading.Thread(
-                target=self._loop.run_forever, name="dbdurable-loop", daemon=True
-            )
+            self._loop_thread = threading.Thread(target=self._loop.run_forever, name="dbdurable-loop", daemon=True)
             self._loop_thread.start()
         self._stop_numbering = number_tasks(self._loop)
         self._lifespan = AsyncExitStack()
@@ -207,7 +203,7 @@ class Executor:
     async def _enter_lifespan(self) -> None:
         assert self.runtime.configuration.lifespan is not None
         manager = self.runtime.configuration.lifespan()
-        if hasattr(manager, "__aenter__"):
+        if isinstance(manager, AbstractAsyncContextManager):
             await self._lifespan.enter_async_context(manager)
         else:
             self._lifespan.enter_context(manager)
@@ -256,7 +252,3 @@ def _seconds(duration: Duration | None) -> float | None:
     if duration is None:
         return None
     return duration.total_seconds() if hasattr(duration, "total_seconds") else float(duration)
-
-
-
-

@@ -50,9 +50,7 @@ class SyncDriver:
 
     __slots__ = ("_database", "_pool", "_stopping", "_unit")
 
-    def __init__(
-        self, database: Database, stopping: threading.Event | None = None, pool: Any = None
-    ) -> None:
+    def __init__(self, database: Database, stopping: threading.Event | None = None, pool: Any = None) -> None:
         self._database = database
         self._stopping = stopping
         self._pool = pool
@@ -129,10 +127,10 @@ class SyncDriver:
             if effect.timeout_s is None:
                 value = effect.function()
             else:
-                value = call_within(effect.function, effect.timeout_s, effect.name, unit and unit.cancel)
+                value = call_within(effect.function, effect.timeout_s, effect.name, unit.cancel if unit else None)
         except StepTimeout:
             if unit is not None:
-                unit.connection.pgconn.finish()     # the thread left behind must not reach another transaction
+                unit.connection.pgconn.finish()  # the thread left behind must not reach another transaction
             raise
         finally:
             if unit is not None:
@@ -340,5 +338,3 @@ _ASYNC: dict[type, Any] = {
     Append: AsyncDriver._append,
     Pause: AsyncDriver._pause,
 }
-
-

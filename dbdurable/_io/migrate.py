@@ -54,9 +54,7 @@ from (values (1)) as one left join pg_catalog.pg_namespace n on n.nspname = '{sc
 """
 
 
-def pending(
-    conn: Connection[Any], schema: str, migrations: Sequence[Migration] | None = None
-) -> list[Migration]:
+def pending(conn: Connection[Any], schema: str, migrations: Sequence[Migration] | None = None) -> list[Migration]:
     """The migrations that the schema still lacks, in one round trip and without a lock.
 
     Raises:
@@ -75,9 +73,7 @@ def check(conn: Connection[Any], schema: str) -> None:
     """
     if missing := pending(conn, schema):
         names = ", ".join(m.name for m in missing)
-        raise SchemaMismatch(
-            f"schema {schema!r} lacks {names}: run `dbdurable migrate`, or allow it with migrate=True"
-        )
+        raise SchemaMismatch(f"schema {schema!r} lacks {names}: run `dbdurable migrate`, or allow it with migrate=True")
 
 
 def migrate(conn: Connection[Any], schema: str, migrations: Sequence[Migration] | None = None) -> list[str]:
@@ -114,9 +110,7 @@ def migrate(conn: Connection[Any], schema: str, migrations: Sequence[Migration] 
                     "somebody holds a lock on its tables; see pg_stat_activity for transactions left open "
                     f"({error})"
                 ) from None
-            logger.warning(
-                "migrating schema %s waits for a lock on its tables (attempt %d)", schema, attempts
-            )
+            logger.warning("migrating schema %s waits for a lock on its tables (attempt %d)", schema, attempts)
             _pause(0.5)
             continue
         if done is not None:
@@ -153,8 +147,7 @@ def _compare(schema: str, ledger: dict[int, tuple[str, str]], files: Sequence[Mi
     known = {m.version for m in files}
     if newer := [f"{version} ({name})" for version, (name, _) in ledger.items() if version not in known]:
         raise SchemaMismatch(
-            f"schema {schema!r} is newer than this package: it has version {', '.join(newer)}; "
-            "upgrade dbdurable"
+            f"schema {schema!r} is newer than this package: it has version {', '.join(newer)}; upgrade dbdurable"
         )
     for m in files:
         if m.version in ledger and ledger[m.version][1] != m.checksum:
@@ -264,9 +257,7 @@ def _explained(conn: Connection[Any], schema: str) -> Iterator[None]:
     try:
         if conn.info.server_version < SERVER_VERSION_MIN * 10_000:
             version = conn.info.parameter_status("server_version")
-            raise DatabaseUnavailable(
-                f"PostgreSQL {version} is too old: dbdurable needs {SERVER_VERSION_MIN} or newer"
-            )
+            raise DatabaseUnavailable(f"PostgreSQL {version} is too old: dbdurable needs {SERVER_VERSION_MIN} or newer")
         yield
     except psycopg.errors.InsufficientPrivilege as error:
         raise _not_allowed(conn, schema, error) from None

@@ -70,9 +70,7 @@ def _load(directory: Path) -> tuple[Migration, ...]:
     for path in sorted(directory.glob("[0-9][0-9][0-9][0-9]_*.sql")):
         # git may check files out with \r\n: that is no edit.
         text = path.read_bytes().decode("utf-8").replace("\r\n", "\n")
-        found.append(
-            Migration(int(path.name[:4]), path.name, text, hashlib.sha256(text.encode()).hexdigest())
-        )
+        found.append(Migration(int(path.name[:4]), path.name, text, hashlib.sha256(text.encode()).hexdigest()))
     if not found or [m.version for m in found] != list(range(1, len(found) + 1)):
         names = ", ".join(m.name for m in found) or "none"
         raise RuntimeError(f"migrations in {directory} must be numbered 0001, 0002, ...; there are: {names}")
@@ -107,9 +105,7 @@ def migration_sql(schema: str, after: int = 0) -> str:
             if migration.transactional:
                 parts.append(f"-- {migration.name}\n{migration.sql(schema)}\n{entry}")
             else:
-                parts.append(
-                    f"commit;\n-- {migration.name}\n{migration.sql(schema)}\n{entry}{_opening(schema)}"
-                )
+                parts.append(f"commit;\n-- {migration.name}\n{migration.sql(schema)}\n{entry}{_opening(schema)}")
     return "\n".join([*parts, "commit;\n"])
 
 

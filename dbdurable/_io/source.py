@@ -9,7 +9,7 @@ import typing
 from typing import Any, Protocol
 
 import psycopg
-from psycopg import RawCursor, AsyncRawCursor, sql
+from psycopg import AsyncRawCursor, RawCursor, sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import RowFactory, dict_row, tuple_row
 
@@ -72,9 +72,7 @@ class Source(Protocol):
     def begin(self, database: Any, isolation: str | None, row_factory: Any, path: str, step: str) -> SyncUnit:
         """Opens a transaction for `def` code and notes the step's path in it."""
 
-    async def abegin(
-        self, database: Any, isolation: str | None, row_factory: Any, path: str, step: str
-    ) -> AsyncUnit:
+    async def abegin(self, database: Any, isolation: str | None, row_factory: Any, path: str, step: str) -> AsyncUnit:
         """Opens a transaction for `async def` code."""
 
 
@@ -93,7 +91,7 @@ def check_open(status: TransactionStatus, step: str) -> None:
 
 
 def _begin_text(isolation: str | None, path: str) -> sql.Composed:
-    level = sql.SQL(f" isolation level {isolation}" if isolation in ISOLATION_LEVELS else "")  # type: ignore[arg-type]
+    level = sql.SQL(f" isolation level {isolation}" if isolation in ISOLATION_LEVELS else "")
     return sql.SQL("begin{}; set local dbdurable.step = {}").format(level, sql.Literal(path))
 
 
@@ -196,9 +194,7 @@ class PsycopgSource:
         origin = typing.get_origin(annotation) or annotation
         return isinstance(origin, type) and issubclass(origin, (psycopg.Connection, psycopg.AsyncConnection))
 
-    def begin(
-        self, database: Database, isolation: str | None, row_factory: Any, path: str, step: str
-    ) -> SyncUnit:
+    def begin(self, database: Database, isolation: str | None, row_factory: Any, path: str, step: str) -> SyncUnit:
         """Takes a connection of the pool and begins, in one round trip."""
         connection = database.pool.getconn()
         unit = _SyncPsycopgUnit(database, connection, step)

@@ -22,9 +22,7 @@ class _Answer:
     error: BaseException | None = None
 
 
-def call_within(
-    function: Callable[[], Any], timeout_s: float, name: str, cancel: Callable[[], None] | None
-) -> Any:
+def call_within(function: Callable[[], Any], timeout_s: float, name: str, cancel: Callable[[], None] | None) -> Any:
     """What `function` returns or raises within `timeout_s` seconds; else raises StepTimeout.
 
     `cancel` ends the statement that a transaction runs, so that its thread comes back.

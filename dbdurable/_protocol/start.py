@@ -119,10 +119,10 @@ def start_here(this: Start, executor_id: UUID, batch: int) -> Flow[UUID | None]:
             return None
         held = yield from resend(sql.FIND_BY_KEY, this.name, this.key, this.input)
         if not held:
-            continue    # its holder was rolled back meanwhile
+            continue  # its holder was rolled back meanwhile
         holder, same = held[0]
         if holder == this.id:
-            return None     # our own start: only its answer had been lost
+            return None  # our own start: only its answer had been lost
         if not same:
             raise KeyConflict(
                 f"key {this.key!r} already started {this.name} with other arguments (workflow {holder}); "
@@ -169,7 +169,13 @@ FINAL = frozenset({Status.SUCCEEDED.value, Status.FAILED.value, Status.CANCELLED
 
 
 def outcome_of(
-    id: UUID, name: str, status: str, output: str | None, error: str | None, reason: str | None, codec: ValueCodec
+    id: UUID,
+    name: str,
+    status: str,
+    output: str | None,
+    error: str | None,
+    reason: str | None,
+    codec: ValueCodec,
 ) -> Any:
     """The value of a workflow that succeeded; else its error, raised again."""
     if status == Status.SUCCEEDED:

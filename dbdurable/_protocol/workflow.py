@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from dbdurable._core.control import Diverged, HandBack, LeaseLost, Unwind
 from dbdurable._core.failure import encode_failure, settle_failure
 from dbdurable._protocol.effects import Flow, call
 from dbdurable._protocol.frame import WorkflowFrame
-from dbdurable._protocol.step import resync, steadfast
+from dbdurable._protocol.ownership import resync, steadfast
 from dbdurable._sql import workflow as sql
 from dbdurable.errors import BadArgument, Cancelled
 from dbdurable.types import Status
@@ -39,12 +40,15 @@ def attempt(frame: WorkflowFrame, body: Callable[[], Any], codec: ValueCodec, ve
             text, value = codec.settle(value, f"the result of workflow {frame.name}")
     except Unwind as reason:
         return (yield from _leave(frame, frame.unwinding or reason, version))
-    except KeyboardInterrupt as interrupt:
-        yield from _leave(frame, frame.unwind(HandBack("interrupted from the keyboard")), version)
-        return Outcome(None, error=interrupt)
     except Cancelled as cancelled:
         if frame.unwinding is None:
             return (yield from _finish(frame, Outcome(Status.CANCELLED, error=cancelled), None, None))
+    except (KeyboardInterrupt, asyncio.CancelledError) as stop:
+        # The caller's program ends, or no longer waits: the workflow goes on without it.
+        yield from _leave(frame, frame.unwind(HandBack("its caller was interrupted")), version)
+        return Outcome(None, error=stop)
+    except GeneratorExit:
+        raise
     except BaseException as error:
         if frame.unwinding is None:
             failure, seen = _failure(error)
@@ -97,7 +101,11 @@ def _finish(frame: WorkflowFrame, outcome: Outcome, output: str | None, failure:
         except LeaseLost:
             return ELSEWHERE
         # Cancelled after its last durable call: nothing of the outcome was committed, so the cancel wins.
-        outcome, output, failure = Outcome(Status.CANCELLED, error=Cancelled(frame.interrupt or "")), None, None
+        outcome, output, failure = (
+            Outcome(Status.CANCELLED, error=Cancelled(frame.interrupt or "")),
+            None,
+            None,
+        )
 
 
 def _finished_before(frame: WorkflowFrame, status: Status) -> Flow[bool]:
@@ -115,9 +123,7 @@ def _leave(frame: WorkflowFrame, reason: Unwind | None, version: str) -> Flow[Ou
             )
             return Outcome(Status.BLOCKED, error=reason)
         if isinstance(reason, HandBack) and not frame.lease.lost:
-            yield from steadfast(
-                sql.HAND_BACK, frame.id, frame.lease.executor_id, frame.epoch, frame=frame
-            )
+            yield from steadfast(sql.HAND_BACK, frame.id, frame.lease.executor_id, frame.epoch, frame=frame)
     except Unwind:
-        pass    # the lease went meanwhile: recovery does what was left to do here
+        pass  # the lease went meanwhile: recovery does what was left to do here
     return ELSEWHERE

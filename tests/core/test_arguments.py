@@ -25,16 +25,13 @@ def everything(
     b: Decimal,
     *rest: Decimal,
     flag: bool = True,
-    none: int = None,
+    none: int = None,  # type: ignore[assignment]  # noqa: RUF013 - users write it
     **more: bytes,
-) -> None:  # type: ignore[assignment]
-    ...
+) -> None: ...
 
 
 def codec(fn: Any, skip: int = 0) -> ArgumentsCodec:
-    return ArgumentsCodec.for_function(
-        fn, skip=skip, where=f"workflow {fn.__name__}", hints=resolve_hints(fn)
-    )
+    return ArgumentsCodec.for_function(fn, skip=skip, where=f"workflow {fn.__name__}", hints=resolve_hints(fn))
 
 
 def test_one_text_for_one_start() -> None:

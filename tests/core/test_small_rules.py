@@ -24,9 +24,7 @@ from dbdurable.types import Retry
 # ---- names ----
 
 
-@pytest.mark.parametrize(
-    "name", ["checkout", "_x", "Orders.charge", "orders-eu.a:b/c", "größe", "注文", "नमस्ते", "a1"]
-)
+@pytest.mark.parametrize("name", ["checkout", "_x", "Orders.charge", "orders-eu.a:b/c", "größe", "注文", "नमस्ते", "a1"])
 def test_good_names(name: str) -> None:
     assert check_name(name, "step") == name
 

@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, Optional, TypeVar
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
@@ -212,11 +213,12 @@ scalars = (
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 )
+offsets = st.integers(-23 * 60, 23 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 hashables = (
     scalars
     | st.binary(max_size=20)
     | st.dates()
-    | st.datetimes(timezones=st.none() | st.timezones())
+    | st.datetimes(timezones=st.none() | offsets)
     | st.times()
     | st.timedeltas()
     | st.decimals(allow_nan=False, allow_infinity=False)
@@ -384,6 +386,23 @@ def test_settled_values_are_copies() -> None:
         _, settled = codec(annotation).settle(value, WHAT)
         value[0].append(2)
         assert settled == [[1]]
+
+
+class Meeting(BaseModel):
+    at: datetime
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+@pytest.mark.parametrize("hour", [2, 12])
+def test_a_zone_becomes_its_offset_even_in_the_hour_that_comes_twice(hour: int, fold: int) -> None:
+    at = datetime(2026, 10, 25, hour, 30, tzinfo=ZoneInfo("Europe/Berlin"), fold=fold)
+    for annotation, value in [(datetime, at), (Any, at), (list[datetime], [at]), (Box[datetime], Box(at))]:
+        settled = codec(annotation).settle(value, WHAT)[1]
+        settled = getattr(settled, "content", settled)
+        settled = settled[0] if isinstance(settled, list) else settled
+        assert settled.utcoffset() == at.utcoffset()
+        assert settled.timestamp() == at.timestamp()
+    assert codec(Meeting).settle(Meeting(at=at), WHAT)[1].at.timestamp() == at.timestamp()
 
 
 def test_classes_that_compare_by_identity() -> None:

@@ -1,0 +1,152 @@
+"""What every durable call shares: its place, replay, the cancel, and a record that somebody else wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from dbdurable._core.codec import ValueCodec
+from dbdurable._core.control import ConnectionLost, Diverged, LeaseLost, Transient
+from dbdurable._core.failure import decode_failure
+from dbdurable._core.journal import Record
+from dbdurable._core.retry import next_delay_s
+from dbdurable._protocol.effects import Appended, Flow, StepRecord, append, pause
+from dbdurable._protocol.frame import WorkflowFrame
+from dbdurable._protocol.ownership import check_lease, jitter, rerun_delay_s, resync, steadfast
+from dbdurable._sql.step import READ_STEP
+from dbdurable.errors import BadArgument, Cancelled, NotInTransaction, NotInWorkflow, WrongColour
+from dbdurable.types import Retry
+
+_MISTAKES = (BadArgument, NotInTransaction, NotInWorkflow, WrongColour)
+_CANCELLED = '{"type": "Cancelled", "module": "dbdurable.errors", "message": '
+
+
+@dataclass(slots=True, eq=False)
+class DurableCall:
+    """One call of a step or transaction, at its place in its workflow."""
+
+    frame: WorkflowFrame
+    path: str
+    kind: str
+    name: str
+    run: Callable[..., Any]
+    """A step: the attempt's number. A transaction: the attempt's number and the handle."""
+    codec: ValueCodec
+    retry: Retry
+    timeout_s: float | None = None
+    source: Any = None
+    isolation: str | None = None
+    row_factory: Any = None
+
+    @property
+    def what(self) -> str:
+        """How errors name the value that the call returns."""
+        return f"the result of {self.kind} {self.name}"
+
+
+def recall(this: DurableCall) -> Flow[Record | None]:
+    """The record of this call, if there is one; else checks that the attempt may go on."""
+    frame = this.frame
+    if frame.unwinding is not None:
+        raise frame.unwinding
+    try:
+        record = frame.journal.match(this.path, this.kind, this.name)
+    except Diverged as diverged:
+        raise frame.unwind(Diverged(str(diverged).replace("{id}", str(frame.id)))) from None
+    if record is None:
+        frame.check()
+        if frame.interrupt is not None and not frame.interrupted:
+            yield from _deliver_cancel(this)
+    return record
+
+
+def replayed(this: DurableCall, record: Record) -> Any:
+    """What the body saw when the call was recorded: its value, or its error raised again."""
+    if record.error is None:
+        return this.codec.decode(record.output)
+    if record.error.startswith(_CANCELLED):
+        this.frame.interrupted = True
+        raise Cancelled(json.loads(record.error)["message"])
+    raise decode_failure(record.error)
+
+
+def fenced(this: DurableCall) -> Flow[NoReturn]:
+    """The row is not ours under this epoch any more: cancelled under us, or taken over."""
+    yield from resync(this.frame)
+    yield from _deliver_cancel(this)
+    raise AssertionError("resync raises or leaves a cancel to deliver")
+
+
+def _deliver_cancel(this: DurableCall) -> Flow[NoReturn]:
+    """Records that this call ended by the cancel, so that a replay sees the same, and raises it."""
+    frame = this.frame
+    if frame.interrupted:  # cancelled twice over: the clean-up itself was refused by another epoch
+        raise frame.unwind(LeaseLost(f"workflow {frame.id} was refused while it cleaned up"))
+    frame.interrupted = True
+    reason = frame.interrupt or ""
+    text = f"{_CANCELLED}{json.dumps(reason)}}}"
+    record = new_record(this, 1, 0.0, None, text)
+    answer = yield from appended(this, record)
+    if not answer.mine:
+        yield from resync(frame)
+        yield from appended(this, new_record(this, 1, 0.0, None, text))
+    raise Cancelled(reason)
+
+
+def appended(this: DurableCall, record: StepRecord) -> Flow[Appended]:
+    """Sends the record until there is an answer; sent twice it finds itself and is adopted."""
+    tries = 0
+    while True:
+        try:
+            return (yield from append(this.frame.lease.executor_id, record))
+        except (ConnectionLost, Transient):
+            check_lease(this.frame)
+            tries += 1
+            yield from pause(rerun_delay_s(tries))
+
+
+def new_record(this: DurableCall, attempts: int, elapsed_s: float, output: str | None, error: str | None) -> StepRecord:
+    """What the journal gets: takes the next position in durable order."""
+    frame = this.frame
+    return StepRecord(
+        workflow_id=frame.id,
+        path=this.path,
+        seq=frame.journal.next_seq(),
+        kind=this.kind,
+        name=this.name,
+        attempts=attempts,
+        epoch=frame.epoch,
+        elapsed_s=elapsed_s,
+        output=output,
+        error=error,
+    )
+
+
+def adopt(this: DurableCall) -> Flow[Any]:
+    """Somebody recorded this call already: take that outcome if it is the same call."""
+    record = yield from read_record(this)
+    if record is None:
+        raise this.frame.unwind(LeaseLost(f"the workflow {this.frame.id} ended elsewhere"))
+    if record.kind != this.kind or record.name != this.name:
+        raise this.frame.unwind(
+            Diverged(
+                f"path {this.path} was recorded as {record.kind} {record.name} by another attempt, "
+                f"while this one called {this.kind} {this.name}"
+            )
+        )
+    return replayed(this, record)
+
+
+def read_record(this: DurableCall) -> Flow[Record | None]:
+    """The record at this call's path, as the database has it now."""
+    rows = yield from steadfast(READ_STEP, this.frame.id, this.path, frame=this.frame)
+    return Record(*rows[0]) if rows else None
+
+
+def retry_delay_s(this: DurableCall, attempt: int, error: Exception) -> float | None:
+    """When to call the function again; never for errors that only another text of the program mends."""
+    if isinstance(error, _MISTAKES):
+        return None
+    return next_delay_s(this.retry, attempt, error, jitter)
