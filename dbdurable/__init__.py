@@ -4,28 +4,33 @@ Decorate functions as workflows, steps and transactions; whatever crashes, each 
 and each transaction's result commits in the same PostgreSQL transaction as its own writes.
 """
 
-from dbdurable import aio, errors
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from dbdurable.__about__ import __version__
-from dbdurable._executor.executor import Executor
-from dbdurable._io.source import Source
-from dbdurable.client import AsyncClient, Client
-from dbdurable.context import CurrentStep, CurrentWorkflow, current_step, current_workflow, run_step
-from dbdurable.definitions import (
-    AsyncCall,
-    AsyncFunction,
-    AsyncStep,
-    AsyncTransaction,
-    AsyncWorkflow,
-    Call,
-    Function,
-    Step,
-    Transaction,
-    Workflow,
-)
-from dbdurable.durable import Config, Durable
-from dbdurable.errors import Cancelled, DurableError, NonRetryable, RetryAfter
-from dbdurable.handle import AsyncHandle, Handle
-from dbdurable.types import Duration, Options, Queue, Retry, Status, StepInfo, WorkflowInfo
+
+if TYPE_CHECKING:
+    from dbdurable import aio, errors
+    from dbdurable._executor.executor import Executor
+    from dbdurable._io.source import Source
+    from dbdurable.client import AsyncClient, Client
+    from dbdurable.context import CurrentStep, CurrentWorkflow, current_step, current_workflow, run_step
+    from dbdurable.definitions import (
+        AsyncCall,
+        AsyncFunction,
+        AsyncStep,
+        AsyncTransaction,
+        AsyncWorkflow,
+        Call,
+        Function,
+        Step,
+        Transaction,
+        Workflow,
+    )
+    from dbdurable.durable import Config, Durable
+    from dbdurable.errors import Cancelled, DurableError, NonRetryable, RetryAfter
+    from dbdurable.handle import AsyncHandle, Handle
+    from dbdurable.types import Duration, Options, Queue, Retry, Status, StepInfo, WorkflowInfo
 
 __all__ = [
     "AsyncCall",
@@ -66,3 +71,33 @@ __all__ = [
     "errors",
     "run_step",
 ]
+
+# Where each name comes from. A name is imported when it is first asked for: `import dbdurable` costs a
+# millisecond instead of half a second, and `dbdurable --help` loads no database driver. The imports above
+# say the same to type checkers; a test compares the two.
+_MODULES = {
+    "_executor.executor": "Executor",
+    "_io.source": "Source",
+    "client": "AsyncClient Client",
+    "context": "CurrentStep CurrentWorkflow current_step current_workflow run_step",
+    "definitions": "AsyncCall AsyncFunction AsyncStep AsyncTransaction AsyncWorkflow "
+    "Call Function Step Transaction Workflow",
+    "durable": "Config Durable",
+    "errors": "Cancelled DurableError NonRetryable RetryAfter",
+    "handle": "AsyncHandle Handle",
+    "types": "Duration Options Queue Retry Status StepInfo WorkflowInfo",
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("aio", "errors"):
+        return import_module(f"dbdurable.{name}")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'dbdurable' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"dbdurable.{_MODULE_OF[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

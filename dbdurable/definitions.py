@@ -7,10 +7,12 @@ in `_executor.calls`.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib
 import inspect
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack, cast, overload
 from uuid import UUID
 
@@ -20,23 +22,24 @@ from dbdurable._executor.calls import (
     check_colour,
     durable_call,
     flow_of,
+    place_of,
     plain_call,
+    refuse_connection,
     require_workflow,
 )
 from dbdurable._executor.definition import Definition, RemoteDefinition
-from dbdurable._executor.direct import Direct
+from dbdurable._executor.direct import Direct, run_child
 from dbdurable._executor.runtime import Runtime, check_blocking
 from dbdurable._executor.starts import build_start, refuse_start_options
 from dbdurable._io.borrow import arun_in, run_in
-from dbdurable._protocol.call import DurableCall
-from dbdurable._protocol.child import start_child
+from dbdurable._protocol.child import call_child, start_child
 from dbdurable._protocol.effects import Flow
-from dbdurable._protocol.frame import StepFrame, WorkflowFrame, current, current_line
+from dbdurable._protocol.frame import StepFrame, WorkflowFrame, current
 from dbdurable._protocol.start import Start, start
 from dbdurable._sql.workflow import START
-from dbdurable.errors import BadArgument, NotInWorkflow, NotRunning
+from dbdurable.errors import BadArgument, NotRunning
 from dbdurable.handle import AsyncHandle, Handle
-from dbdurable.types import AsyncTx, Options, Retry, SyncTx
+from dbdurable.types import AsyncTx, Options, SyncTx
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -97,7 +100,7 @@ class _Face:
         if self.carried or self.tx is not None or self.self_ is not None:
             raise TypeError(f"{self.definition.name} with options, or of an object, cannot be pickled")
         fn = self.definition.fn
-        return _find, (fn.__module__, fn.__qualname__, isinstance(self, AsyncFunction))
+        return find_function, (fn.__module__, fn.__qualname__, isinstance(self, AsyncFunction))
 
     def with_options(self, face: type[Any], tx: Any, options: Options) -> Any:
         """A copy that carries options; those named now win."""
@@ -127,24 +130,28 @@ class _Face:
         """The protocol of a call that is not part of a step: takes its path now."""
         frame = current.get()
         if self.definition.kind == "workflow":
-            if isinstance(frame, WorkflowFrame):
-                raise NotInWorkflow(
-                    f"workflow {self.name} was called inside workflow {frame.name}: start it with "
-                    f"`{self.name}.start(...)` and wait for `.result()`"
-                )
             refuse_start_options(self.carried, self.name)
             self._refuse_tx("call")
             executor = self.runtime.require_executor(self.definition)
             args = call.args[1:] if self.self_ is not None else call.args
             self._require_registered()
             start = build_start(self.runtime, self.definition, args, call.kwargs, self.carried)
-            return Direct(executor, self.definition, start).flow()
+            if not isinstance(frame, WorkflowFrame):
+                return Direct(executor, self.definition, start).flow()
+            return call_child(
+                place_of(frame, self.name, "child", ValueCodec.for_annotation(str, "the id of a child")),
+                place_of(frame, self.name, "join", self.definition.result),
+                replace(start, parent_id=frame.id),
+                functools.partial(run_child, executor, self.definition, frame),
+            )
         self._refuse_tx("call")
         return flow_of(durable_call(call, require_workflow(self.definition, frame)))
 
     def start_of(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, own_id: bool = True) -> Start:
         """The start that `.start(...)` means."""
         self._require_registered()
+        if self.definition.kind == "transaction":
+            refuse_connection(self.definition, args)
         return build_start(
             self.runtime,
             self.definition,
@@ -159,7 +166,8 @@ class _Face:
         """How to start where the call is made, and whether it is a record of the workflow around it."""
         frame = current.get()
         if isinstance(frame, WorkflowFrame):
-            return start_child(_start_call(frame, self.name), this), True
+            place = place_of(frame, self.name, "start", ValueCodec.for_annotation(str, "the id of a child"))
+            return start_child(place, replace(this, parent_id=frame.id)), True
         return start(this), False
 
     def handle_of(self, face: type[Any], id: UUID | str | None, key: str | None) -> Any:
@@ -260,8 +268,6 @@ class Function(_Face, Generic[P, R_co]):
 class AsyncFunction(_Face, Generic[P, R_co]):
     """A registered function as `async def` code calls it. Calls take their place when they are made."""
 
-    _is_coroutine_marker = getattr(inspect, "_is_coroutine_mark", None)
-
     if TYPE_CHECKING:
 
         @property
@@ -285,6 +291,7 @@ class AsyncFunction(_Face, Generic[P, R_co]):
             return _adrive(self.runtime, flow, self.definition.is_async, frame, self.name)
 
         def start(self, *args, **kwargs):
+            """Starts it in the background and returns its handle; with a key: once."""
             tx = self.ambient_tx()
             if tx is not None:
                 return self._astart_in(tx, args, kwargs)
@@ -315,7 +322,7 @@ class AsyncFunction(_Face, Generic[P, R_co]):
         self, flow: Flow[UUID] | None, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if flow is None:
-            await self.runtime.database.async_pool()     # connects off the loop, before the id is made
+            await self.runtime.database.async_pool()  # connects off the loop, before the id is made
             flow = start(self.start_of(args, kwargs or {}))
         return self.started(AsyncHandle, await self.runtime.adrive(flow), None)
 
@@ -326,14 +333,23 @@ class AsyncFunction(_Face, Generic[P, R_co]):
         return self.started(AsyncHandle, rows[0][0], tx)
 
 
+def _mark_coroutine_function(thing: Any) -> None:
+    """Frameworks ask before they call: FastAPI would drop an unmarked background task without a word."""
+    thing._is_coroutine = getattr(asyncio.coroutines, "_is_coroutine", None)  # what Python 3.11 looks at
+    if hasattr(inspect, "markcoroutinefunction"):
+        inspect.markcoroutinefunction(thing)
+
+
+for _thing in (AsyncFunction, AsyncFunction.__call__, AsyncFunction.start):
+    _mark_coroutine_function(_thing)
+
+
 async def _acall_plain(plain: Callable[[], Any]) -> Any:
     value = plain()
     return await value if inspect.isawaitable(value) else value
 
 
-def _adrive(
-    runtime: Runtime, flow: Flow[Any], own_async: bool, frame: Any, name: str
-) -> Coroutine[Any, Any, Any]:
+def _adrive(runtime: Runtime, flow: Flow[Any], own_async: bool, frame: Any, name: str) -> Coroutine[Any, Any, Any]:
     """The coroutine of a call; one that is never awaited is named when the workflow's body ends."""
     token = object()
     if isinstance(frame, WorkflowFrame):
@@ -344,28 +360,13 @@ def _adrive(
             frame.unawaited.pop(id(token), None)
         return await runtime.adrive(flow, own_async)
 
-    return run()
+    coroutine = run()
+    coroutine.__qualname__ = name  # what Python's own warning calls it
+    return coroutine
 
 
-def _start_call(frame: WorkflowFrame, name: str) -> DurableCall:
-    """The place of a start in the workflow around it."""
-    return DurableCall(
-        frame=frame,
-        path=current_line(frame).take(),
-        kind="start",
-        name=name,
-        run=_nothing,
-        codec=ValueCodec.for_annotation(str, "the id of a child"),
-        retry=Retry(1),
-    )
-
-
-def _nothing() -> None:
-    pass
-
-
-def _find(module: str, qualname: str, is_async: bool) -> Any:
-    """Unpickles a function by its place."""
+def find_function(module: str, qualname: str, is_async: bool) -> Any:
+    """A registered function by its place: how functions and handles are unpickled."""
     found: Any = importlib.import_module(module)
     for part in qualname.split("."):
         found = getattr(found, part)

@@ -173,6 +173,8 @@ class Durable:
     def _configure(self, changes: dict[str, Any]) -> None:
         if changes.get("schema") is not None:
             check_schema(changes["schema"])
+        if isinstance(changes.get("include"), str):
+            raise BadConfiguration(f'include= takes a list of modules: include=["{changes["include"]}"]')
         self._runtime.configure(changes)
 
     @property

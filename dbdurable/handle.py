@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import typing
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 from uuid import UUID
 
 from dbdurable._core.codec import ValueCodec
 from dbdurable._core.retry import duration_s
+from dbdurable._executor.calls import place_of
+from dbdurable._executor.direct import run_child
 from dbdurable._executor.runtime import Runtime, boottime, check_blocking
+from dbdurable._protocol.call import DurableCall
+from dbdurable._protocol.child import RunChild, await_child
 from dbdurable._protocol.effects import Flow, Row
+from dbdurable._protocol.frame import WorkflowFrame, current
 from dbdurable._protocol.start import resend, result
 from dbdurable._sql import workflow as sql
 from dbdurable.errors import UnknownWorkflow
@@ -46,6 +53,38 @@ class _Handle:
     def __hash__(self) -> int:
         return hash((self._id, self._key, self.name))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles by the place of its function, never with a URL."""
+        definition = self.runtime.registry.definitions.get(self.name)
+        if definition is None or definition.method:
+            raise TypeError(f"{self!r} cannot be pickled: pickle its id, and use client.handle(id)")
+        fn = definition.fn
+        return _restore, (fn.__module__, fn.__qualname__, type(self).__name__ == "AsyncHandle", self._id, self._key)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """Travels as an argument: its workflow's name and id. The workflow that gets it can use it."""
+        from pydantic_core import core_schema
+
+        returns = typing.get_args(source)[0] if typing.get_args(source) else Any
+
+        def read(value: Any) -> Any:
+            if isinstance(value, cls):
+                return value
+            frame = current.get()
+            runtime = frame.runtime if isinstance(frame, WorkflowFrame) else None
+            codec = ValueCodec.for_annotation(returns, "the result")
+            return cls(cast(Runtime, runtime), UUID(value["id"]), value["workflow"], codec)
+
+        def write(handle: _Handle) -> dict[str, str]:
+            if handle._id is None:
+                raise ValueError("a handle by key has no id yet: ask its status() first")
+            return {"workflow": handle.name, "id": str(handle._id)}
+
+        return core_schema.no_info_plain_validator_function(
+            read, serialization=core_schema.plain_serializer_function_ser_schema(write)
+        )
+
     def known_id(self) -> Flow[UUID]:
         """The id; a handle by key looks it up once."""
         if self._id is None:
@@ -56,9 +95,27 @@ class _Handle:
         assert self._id is not None
         return self._id
 
-    def result_flow(self, timeout: Duration | None) -> Flow[Any]:
-        """Waits for the outcome."""
+    def result_flow(self, timeout: Duration | None) -> tuple[Flow[Any], bool | None]:
+        """Waits for the outcome, and the colour of user code that may run meanwhile.
+
+        In the body of a workflow the outcome is recorded there, and a workflow that nobody runs yet is run
+        by the one that waits for it.
+        """
         timeout_s = None if timeout is None else duration_s(timeout, "timeout=")
+        frame, executor = current.get(), self.runtime.executor
+        if not isinstance(frame, WorkflowFrame) or executor is None:
+            return self._wait(timeout_s), None
+        join = place_of(frame, self.name, "join", self._codec, timeout_s)
+        definition = executor.definitions.get(self.name)
+        if definition is None:
+            return self._join(join, _nobody), None
+        return self._join(join, partial(run_child, executor, definition, frame)), definition.is_async
+
+    def _join(self, join: DurableCall, run: RunChild) -> Flow[Any]:
+        id = yield from self.known_id()
+        return (yield from await_child(join, id, run))
+
+    def _wait(self, timeout_s: float | None) -> Flow[Any]:
         id = yield from self.known_id()
         return (yield from result(id, self._codec, timeout_s, boottime, logger.warning))
 
@@ -90,6 +147,18 @@ class _Handle:
         ]
 
 
+def _restore(module: str, qualname: str, is_async: bool, id: UUID | None, key: str | None) -> Any:
+    from dbdurable.definitions import find_function
+
+    return find_function(module, qualname, is_async).handle(id, key=key)
+
+
+def _nobody(_: UUID) -> Flow[bool]:
+    """The child's code is not registered here: somebody else runs it."""
+    yield from ()
+    return False
+
+
 def workflow_info(row: Row) -> WorkflowInfo:
     """A row of the statements SHOW and LIST."""
     id, name, key, queue, status, reason, attempt, created_at, attributes = row
@@ -119,7 +188,10 @@ class Handle(_Handle, Generic[R_co]):
     @property
     def id(self) -> UUID:
         """Its id; a handle by key asks the database once."""
-        return self._id if self._id is not None else self.runtime.drive(self.known_id())
+        if self._id is None:
+            check_blocking("handle.id of a handle by key", "(await handle.aio.info()).id")
+            self.runtime.drive(self.known_id())
+        return cast(UUID, self._id)
 
     @property
     def aio(self) -> AsyncHandle[R_co]:
@@ -136,7 +208,7 @@ class Handle(_Handle, Generic[R_co]):
             RemoteError: It raised an error whose class is not loaded here.
         """
         check_blocking("handle.result()", "await handle.aio.result()")
-        return cast(R_co, self.runtime.drive(self.result_flow(timeout)))
+        return cast(R_co, self.runtime.drive(*self.result_flow(timeout)))
 
     def status(self) -> Status:
         """Where it stands."""
@@ -188,7 +260,7 @@ class AsyncHandle(_Handle, Generic[R_co]):
 
     async def result(self, timeout: Duration | None = None) -> R_co:
         """Waits for its end and returns what it returned, or raises what it raised; see `Handle.result`."""
-        return cast(R_co, await self.runtime.adrive(self.result_flow(timeout)))
+        return cast(R_co, await self.runtime.adrive(*self.result_flow(timeout)))
 
     async def status(self) -> Status:
         """Where it stands."""

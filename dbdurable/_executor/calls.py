@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from dbdurable._core.codec import ValueCodec
 from dbdurable._core.ids import step_key
 from dbdurable._core.retry import as_retry
 from dbdurable._executor.definition import Definition
@@ -22,7 +23,7 @@ from dbdurable._protocol.frame import Frame, StepFrame, WorkflowFrame, current, 
 from dbdurable._protocol.step import step
 from dbdurable._protocol.transaction import transaction
 from dbdurable.errors import BadArgument, NotInWorkflow, WrongColour
-from dbdurable.types import Options
+from dbdurable.types import Options, Retry
 
 
 class Invocation(NamedTuple):
@@ -92,7 +93,7 @@ def durable_call(call: Invocation, frame: WorkflowFrame) -> DurableCall:
     """Takes the call's place in its workflow: now, in program order."""
     runtime, definition, args, kwargs, options = call
     if definition.kind == "transaction":
-        _refuse_connection(definition, args)
+        refuse_connection(definition, args[int(definition.method) :])
     path = current_line(frame).take()
     this = DurableCall(
         frame=frame,
@@ -109,6 +110,18 @@ def durable_call(call: Invocation, frame: WorkflowFrame) -> DurableCall:
         this.isolation = definition.isolation
         this.row_factory = definition.row_factory
     return this
+
+
+def place_of(
+    frame: WorkflowFrame, name: str, kind: str, codec: ValueCodec, timeout_s: float | None = None
+) -> DurableCall:
+    """The place of a record about another workflow: its start, or what came of it."""
+    path = current_line(frame).take()
+    return DurableCall(frame, path, kind, name, _nothing, codec, Retry(1), timeout_s)
+
+
+def _nothing() -> None:
+    pass
 
 
 def flow_of(this: DurableCall) -> Flow[Any]:
@@ -171,8 +184,8 @@ def with_handle(definition: Definition, args: tuple[Any, ...], handle: Any) -> t
     return (args[0], handle, *args[1:]) if definition.method else (handle, *args)
 
 
-def _refuse_connection(definition: Definition, args: tuple[Any, ...]) -> None:
-    passed = args[int(definition.method) :]
+def refuse_connection(definition: Definition, passed: tuple[Any, ...]) -> None:
+    """Raises where a caller passes the connection of a transaction: the library fills it in."""
     if passed and hasattr(passed[0], "commit") and hasattr(passed[0], "rollback"):
         names = ", ".join(definition.signature.parameters)
         raise BadArgument(

@@ -139,20 +139,28 @@ class Control:
         declared = expired + self._declare_seen(suspects)
         for _id, host, pid in declared:
             logger.warning("executor %s:%s is dead: its workflows are taken over", host, pid)
-        batches, taken, failed = recovered[0]
+        cleared, taken, failed = recovered[0]
+        if declared or cleared:
+            more, gave_up = self._recover_rest()
+            taken, failed = taken + more, failed + gave_up
         if taken:
             logger.warning("recovered %d workflows of dead executors (%d gave up)", taken, failed)
-        if declared or batches or woken:
+        if declared or taken or woken:
             self._wake.set()
-        if declared or batches:
-            self._recover_rest()
 
-    def _recover_rest(self) -> None:
-        """What was declared just now, and what did not fit into the first batch."""
+    def _recover_rest(self) -> tuple[int, int]:
+        """What was declared just now, and what did not fit into the first batch: until no lease row is cleared.
+
+        Most of a dead executor's rows hold only workflows that had ended: a round that takes nothing over
+        is not the last one.
+        """
+        taken_all, failed_all = 0, 0
         while not self._stopping:
-            (_, taken, _), *_rest = self._driver.run(query(sql.RECOVER))
-            if not taken:
-                return
+            (cleared, taken, failed), *_rest = self._driver.run(query(sql.RECOVER))
+            taken_all, failed_all = taken_all + taken, failed_all + failed
+            if not cleared:
+                break
+        return taken_all, failed_all
 
     def _declare_seen(self, suspects: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         """A session that was seen ended twice, a second apart, was its executor's end."""

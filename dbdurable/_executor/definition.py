@@ -71,7 +71,7 @@ class Definition:
         code = inspect.unwrap(self.fn).__code__
         return f"{code.co_filename}:{code.co_firstlineno}"
 
-    @property
+    @functools.cached_property
     def handle_annotation(self) -> Any:
         """The annotation of a transaction's first parameter."""
         parameters = list(inspect.signature(self.fn).parameters)

@@ -1,19 +1,23 @@
-"""A workflow called directly: born running and owned by this process, run where it is called."""
+"""A workflow run where it is called: directly, or as the child of another."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from dbdurable._core.control import Unwind
-from dbdurable._core.journal import Journal
+from dbdurable._core.journal import Journal, Record
 from dbdurable._executor.definition import Definition
 from dbdurable._executor.executor import Executor
 from dbdurable._executor.runtime import boottime
 from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.frame import WorkflowFrame
+from dbdurable._protocol.ownership import steadfast
 from dbdurable._protocol.start import Start, result, start_here
 from dbdurable._protocol.workflow import Outcome
+from dbdurable._sql.step import READ_JOURNAL
+from dbdurable._sql.workflow import ADOPT_CHILD
 from dbdurable.errors import WorkflowBlocked, WorkflowCancelled
 from dbdurable.types import Status
 
@@ -56,6 +60,38 @@ class Direct:
         finally:
             attempts.remove(frame, claimed=False)
         return (yield from result(holder, self.definition.result, None, boottime, _silent))
+
+
+def run_child(executor: Executor, definition: Definition, parent: WorkflowFrame, id: UUID) -> Flow[bool]:
+    """Takes over a child that is queued and runs it inside its parent's call; whether it was there to take."""
+    attempts, lease = executor.attempts, parent.lease
+    batch = attempts.next_batch()
+    rows = yield from steadfast(ADOPT_CHILD, id, lease.executor_id, batch, frame=parent)
+    if not rows:
+        return False
+    epoch, attempt, interrupt, input, key, deadline = rows[0]
+    records = yield from steadfast(READ_JOURNAL, id, frame=parent)
+    frame = WorkflowFrame(
+        id=id,
+        name=definition.name,
+        key=key,
+        epoch=epoch,
+        attempt=attempt,
+        lease=lease,
+        journal=Journal(Record(*record) for record in records),
+        is_async=definition.is_async,
+        runtime=executor.runtime,
+        deadline=deadline,
+        interrupt=interrupt,
+    )
+    attempts.add(frame, batch, claimed=False)
+    try:
+        outcome = yield from attempts.flow(definition, frame, input)
+    finally:
+        attempts.remove(frame, claimed=False)
+    if outcome.status is None and outcome.error is not None:
+        raise outcome.error
+    return True
 
 
 def value_of(frame: WorkflowFrame, outcome: Outcome) -> Any:

@@ -84,7 +84,7 @@ class Executor:
         await self.runtime.database.aclose()
 
     def wait_idle(self, timeout: Duration | None = None) -> None:
-        """Waits until nothing is queued or running in this executor's queues: for scripts and tests.
+        """Waits until nothing that it could run is queued or running: for scripts and tests.
 
         Raises:
             WaitTimeout: Something is left after `timeout`.
@@ -244,7 +244,7 @@ class Executor:
         await self._loop.shutdown_default_executor()
 
     def _is_idle(self) -> bool:
-        rows = SyncDriver(self.runtime.database).run(resend(sql.IDLE, self.queues))
+        rows = SyncDriver(self.runtime.database).run(resend(sql.IDLE, self.queues, list(self.definitions)))
         return bool(rows[0][0])
 
 

@@ -55,6 +55,7 @@ class Runtime:
         self._database: Database | None = None
         self._executor: Executor | None = None
         self._executor_pid = 0
+        self._sources: dict[Definition, Source] = {}
         self._lock = threading.Lock()
 
     # -- configuration ---------------------------------------------------------------------------------
@@ -86,6 +87,7 @@ class Runtime:
                 raise BadConfiguration(f"configure() has no option {name!r}")
             setattr(self.configuration, name, value)
         self._settings = None
+        self._sources.clear()
         if self._database is not None:
             self._database.close()
             self._database = None
@@ -111,9 +113,13 @@ class Runtime:
 
     def source_for(self, definition: Definition) -> Source:
         """The source that fills a transaction's first parameter."""
+        found = self._sources.get(definition)
+        if found is not None:
+            return found
         annotation = definition.handle_annotation
         for source in (*self.configuration.sources, _PSYCOPG):
             if source.accepts(annotation):
+                self._sources[definition] = source
                 return source
         raise BadConfiguration(
             f"transaction {definition.name}: no source makes a {getattr(annotation, '__name__', annotation)}; "

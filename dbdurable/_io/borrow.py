@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import psycopg
@@ -10,7 +11,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from dbdurable._io.faults import meaning
-from dbdurable.errors import BadArgument, NotInTransaction
+from dbdurable.errors import BadArgument, NotInTransaction, WrongColour
 
 _OTHER_DRIVER = (
     "tx= takes a psycopg 3 connection, or a SQLAlchemy session or connection on psycopg 3, not {what}. With "
@@ -20,6 +21,8 @@ _OTHER_DRIVER = (
 
 def run_in(tx: Any, text: str, params: tuple[Any, ...], schema: str) -> list[tuple[Any, ...]]:
     """The rows of a statement in the caller's transaction, sync."""
+    if inspect.iscoroutinefunction(getattr(type(tx), "commit", None)):
+        raise WrongColour(f"tx= was given an async {type(tx).__name__}: write `await f.aio.options(tx=...).start(...)`")
     connection = _driver_connection(tx)
     if not isinstance(connection, psycopg.Connection):
         raise BadArgument(_OTHER_DRIVER.format(what=_what(tx, connection)))
@@ -33,6 +36,8 @@ def run_in(tx: Any, text: str, params: tuple[Any, ...], schema: str) -> list[tup
 
 async def arun_in(tx: Any, text: str, params: tuple[Any, ...], schema: str) -> list[tuple[Any, ...]]:
     """The rows of a statement in the caller's transaction, async."""
+    if inspect.isfunction(commit := getattr(type(tx), "commit", None)) and not inspect.iscoroutinefunction(commit):
+        raise WrongColour(f"tx= was given a sync {type(tx).__name__}: give it an async one, or use `f.sync`")
     connection = await _async_driver_connection(tx)
     if not isinstance(connection, psycopg.AsyncConnection):
         raise BadArgument(_OTHER_DRIVER.format(what=_what(tx, connection)))
@@ -45,17 +50,32 @@ async def arun_in(tx: Any, text: str, params: tuple[Any, ...], schema: str) -> l
 
 
 def _driver_connection(tx: Any) -> Any:
-    if type(tx).__module__.startswith("sqlalchemy."):
-        owner = tx.connection() if callable(getattr(tx, "connection", None)) else tx
-        return owner.connection.driver_connection
-    return tx
+    if not _is_sqlalchemy(tx):
+        return tx
+    if _is_session(tx):
+        return tx.connection().connection.driver_connection
+    if not tx.in_transaction():
+        tx.begin()  # else its commit() would not know that there is something to commit
+    return tx.connection.driver_connection
 
 
 async def _async_driver_connection(tx: Any) -> Any:
-    if type(tx).__module__.startswith("sqlalchemy."):
-        owner = await tx.connection() if callable(getattr(tx, "connection", None)) else tx
-        return (await owner.get_raw_connection()).driver_connection
-    return tx
+    if not _is_sqlalchemy(tx):
+        return tx
+    if _is_session(tx):
+        return (await (await tx.connection()).get_raw_connection()).driver_connection
+    if not tx.in_transaction():
+        await tx.begin()
+    return (await tx.get_raw_connection()).driver_connection
+
+
+def _is_sqlalchemy(tx: Any) -> bool:
+    """Its own classes, and those that applications and SQLModel derive from them."""
+    return any(cls.__module__.startswith("sqlalchemy.") for cls in type(tx).__mro__)
+
+
+def _is_session(tx: Any) -> bool:
+    return hasattr(type(tx), "add_all")  # sessions and scoped sessions, not connections
 
 
 def _check_in_transaction(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:

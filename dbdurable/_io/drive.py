@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import psycopg
@@ -25,6 +26,7 @@ from dbdurable._protocol.effects import (
     Begin,
     Call,
     Commit,
+    Effect,
     Flight,
     Flow,
     Pause,
@@ -32,6 +34,7 @@ from dbdurable._protocol.effects import (
     Rollback,
     Row,
 )
+from dbdurable._protocol.frame import current
 from dbdurable._sql.step import APPEND
 from dbdurable.errors import StepTimeout
 
@@ -121,22 +124,18 @@ class SyncDriver:
     def _call(self, effect: Call) -> Any:
         unit = self._unit
         self._reached(f"before call {effect.name}", unit and unit.connection)
-        if unit is not None:
-            unit.enter()
+        function = effect.function if unit is None else lambda: _inside(unit, effect.function)
         try:
             if effect.timeout_s is None:
-                value = effect.function()
+                value = function()
             else:
-                value = call_within(effect.function, effect.timeout_s, effect.name, unit.cancel if unit else None)
+                value = call_within(function, effect.timeout_s, effect.name, unit.cancel if unit else None)
         except StepTimeout:
             if unit is not None:
                 unit.connection.pgconn.finish()  # the thread left behind must not reach another transaction
             raise
-        finally:
-            if unit is not None:
-                unit.connection.step = None
         if unit is not None:
-            unit.leave()
+            unit.settle()
         self._reached(f"after call {effect.name}", unit and unit.connection)
         return value
 
@@ -146,7 +145,7 @@ class SyncDriver:
         point = effect.record.statement.name
         self._reached(f"before {point} + commit", unit.connection)
         try:
-            unit.commit(self._database.text(effect.record.statement), effect.record.params)
+            unit.commit(point, self._database.text(effect.record.statement), effect.record.params)
         except psycopg.Error as error:
             raise meaning(error, unit.connection, self._database.schema) from error
         self._unit = None
@@ -186,7 +185,7 @@ class AsyncDriver:
             effect = next(flow)
             while True:
                 try:
-                    answer = await _ASYNC[type(effect)](self, effect)
+                    answer = await self._perform(effect)
                 except StopIteration as stop:
                     error = UserStopIteration("StopIteration was raised by user code")
                     error.__cause__ = stop
@@ -200,6 +199,17 @@ class AsyncDriver:
         finally:
             if self._unit is not None:
                 await self._rollback(Rollback())
+
+    async def _perform(self, effect: Effect) -> Any:
+        if isinstance(effect, Call):
+            return await self._call(effect)
+        # Out of the body's frame: tasks that psycopg's pool makes on the way are no branches of the workflow,
+        # and must not take paths.
+        token = current.set(None)
+        try:
+            return await _ASYNC[type(effect)](self, effect)
+        finally:
+            current.reset(token)
 
     def _reached(self, point: str, connection: Any = None) -> None:
         if self._database.seam is not None:
@@ -258,9 +268,9 @@ class AsyncDriver:
             raise StepTimeout(f"step {effect.name} took longer than {effect.timeout_s:g} s") from error
         finally:
             if unit is not None:
-                unit.connection.step = None
+                unit.leave()
         if unit is not None:
-            unit.leave()
+            await unit.settle()
         self._reached(f"after call {effect.name}", unit and unit.connection)
         return value
 
@@ -270,7 +280,7 @@ class AsyncDriver:
         point = effect.record.statement.name
         self._reached(f"before {point} + commit", unit.connection)
         try:
-            await unit.commit(self._database.text(effect.record.statement), effect.record.params)
+            await unit.commit(point, self._database.text(effect.record.statement), effect.record.params)
         except psycopg.Error as error:
             raise meaning(error, unit.connection, self._database.schema) from error
         self._unit = None
@@ -293,6 +303,15 @@ class AsyncDriver:
             if self._stopping is not None and self._stopping.is_set():
                 return
             await asyncio.sleep(left_s if self._stopping is None else min(left_s, STOP_LOOK_S))
+
+
+def _inside(unit: SyncUnit, function: Callable[[], Any]) -> Any:
+    """Calls user code on its own thread, with the unit around it."""
+    unit.enter()
+    try:
+        return function()
+    finally:
+        unit.leave()
 
 
 def append_params(effect: Append) -> tuple[Any, ...]:

@@ -12,17 +12,18 @@ from typing import Any, NoReturn
 
 import psycopg
 from psycopg.abc import RV
+from psycopg.pq.abc import PGconn
 
 from dbdurable._io.seam import Seam
 from dbdurable.errors import NotInTransaction
 
 
-def refuse(call: str, step: str) -> NoReturn:
-    """Raises for a call that would end the transaction of a step."""
+def refuse(call: str, step: str, savepoint: str = "connection.transaction()") -> NoReturn:
+    """Raises for a call that would end the transaction of a step; `savepoint` is what to use instead."""
     raise NotInTransaction(
         f"{call}() inside transaction {step}: its writes have to commit together with its record, so the "
         "library commits when the function returns. Remove the call; to undo a part, use "
-        "`with connection.transaction():`; to undo everything, raise."
+        f"`with {savepoint}:`; to undo everything, raise."
     )
 
 
@@ -32,6 +33,10 @@ class StepConnection(psycopg.Connection[Any]):
     step: str | None = None
     backend: tuple[int, datetime] | None = None
     seam: Seam | None = None
+
+    def __init__(self, pgconn: PGconn, *args: Any, **kwargs: Any) -> None:
+        super().__init__(pgconn, *args, **kwargs)
+        self.prepared: set[str] = set()
 
     def commit(self) -> None:
         """Commits, outside of steps."""
@@ -67,6 +72,10 @@ class AsyncStepConnection(psycopg.AsyncConnection[Any]):
     step: str | None = None
     backend: tuple[int, datetime] | None = None
     seam: Seam | None = None
+
+    def __init__(self, pgconn: PGconn, *args: Any, **kwargs: Any) -> None:
+        super().__init__(pgconn, *args, **kwargs)
+        self.prepared: set[str] = set()
 
     async def commit(self) -> None:
         """Commits, outside of steps."""

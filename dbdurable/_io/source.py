@@ -9,13 +9,13 @@ import typing
 from typing import Any, Protocol
 
 import psycopg
-from psycopg import AsyncRawCursor, RawCursor, sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import RowFactory, dict_row, tuple_row
 
 from dbdurable._core.control import Torn
 from dbdurable._io.database import Database
 from dbdurable._io.faults import ABORTED, is_lost
+from dbdurable._io.flight import record_and_commit
 from dbdurable._io.guard import AsyncStepConnection, StepConnection
 from dbdurable.errors import NotInTransaction
 
@@ -29,12 +29,15 @@ class SyncUnit(Protocol):
     connection: Any
 
     def enter(self) -> None:
-        """User code is about to run: from here on it must not end the transaction."""
+        """User code is about to run, on this thread: from here on it must not end the transaction."""
 
     def leave(self) -> None:
-        """User code is done. Raises unless its transaction is still open and healthy."""
+        """User code is done, whatever came of it; called on its thread."""
 
-    def commit(self, text: str, params: tuple[Any, ...]) -> None:
+    def settle(self) -> None:
+        """Sends what is pending. Raises unless the transaction is still open and healthy."""
+
+    def commit(self, name: str, text: str, params: tuple[Any, ...]) -> None:
         """Writes the record and commits."""
 
     def rollback(self) -> bool:
@@ -54,9 +57,12 @@ class AsyncUnit(Protocol):
         """User code is about to run."""
 
     def leave(self) -> None:
-        """User code is done."""
+        """User code is done, whatever came of it."""
 
-    async def commit(self, text: str, params: tuple[Any, ...]) -> None:
+    async def settle(self) -> None:
+        """Sends what is pending. Raises unless the transaction is still open and healthy."""
+
+    async def commit(self, name: str, text: str, params: tuple[Any, ...]) -> None:
         """Writes the record and commits."""
 
     async def rollback(self) -> bool:
@@ -90,9 +96,11 @@ def check_open(status: TransactionStatus, step: str) -> None:
     )
 
 
-def _begin_text(isolation: str | None, path: str) -> sql.Composed:
-    level = sql.SQL(f" isolation level {isolation}" if isolation in ISOLATION_LEVELS else "")
-    return sql.SQL("begin{}; set local dbdurable.step = {}").format(level, sql.Literal(path))
+def _begin_text(isolation: str | None, path: str) -> bytes:
+    """BEGIN, and the step's path for its record to compare: one round trip. Both parts are ours, not the user's."""
+    assert isolation is None or isolation in ISOLATION_LEVELS
+    level = f" isolation level {isolation}" if isolation else ""
+    return f"begin{level}; set local dbdurable.step = '{path}'".encode()
 
 
 class _SyncPsycopgUnit:
@@ -110,14 +118,15 @@ class _SyncPsycopgUnit:
 
     def leave(self) -> None:
         self.connection.step = None
+
+    def settle(self) -> None:
         check_open(self.connection.info.transaction_status, self._step)
 
-    def commit(self, text: str, params: tuple[Any, ...]) -> None:
+    def commit(self, name: str, text: str, params: tuple[Any, ...]) -> None:
         connection = self.connection
-        with connection.pipeline():
-            RawCursor(connection, row_factory=tuple_row).execute(text, params, prepare=True)
-            ended = connection.execute("commit", prepare=False)
-        if ended.statusmessage != "COMMIT":
+        with connection.lock:
+            tag = connection.wait(record_and_commit(connection, name, text, params))
+        if tag != "COMMIT":
             raise NotInTransaction(f"transaction {self._step}: {ABORTED}")
         self._release()
 
@@ -157,14 +166,15 @@ class _AsyncPsycopgUnit:
 
     def leave(self) -> None:
         self.connection.step = None
+
+    async def settle(self) -> None:
         check_open(self.connection.info.transaction_status, self._step)
 
-    async def commit(self, text: str, params: tuple[Any, ...]) -> None:
+    async def commit(self, name: str, text: str, params: tuple[Any, ...]) -> None:
         connection = self.connection
-        async with connection.pipeline():
-            await AsyncRawCursor(connection, row_factory=tuple_row).execute(text, params, prepare=True)
-            ended = await connection.execute("commit", prepare=False)
-        if ended.statusmessage != "COMMIT":
+        async with connection.lock:
+            tag = await connection.wait(record_and_commit(connection, name, text, params))
+        if tag != "COMMIT":
             raise NotInTransaction(f"transaction {self._step}: {ABORTED}")
         await self._release()
 

@@ -58,7 +58,7 @@ def recall(this: DurableCall) -> Flow[Record | None]:
     if record is None:
         frame.check()
         if frame.interrupt is not None and not frame.interrupted:
-            yield from _deliver_cancel(this)
+            yield from deliver_cancel(this)
     return record
 
 
@@ -75,11 +75,11 @@ def replayed(this: DurableCall, record: Record) -> Any:
 def fenced(this: DurableCall) -> Flow[NoReturn]:
     """The row is not ours under this epoch any more: cancelled under us, or taken over."""
     yield from resync(this.frame)
-    yield from _deliver_cancel(this)
+    yield from deliver_cancel(this)
     raise AssertionError("resync raises or leaves a cancel to deliver")
 
 
-def _deliver_cancel(this: DurableCall) -> Flow[NoReturn]:
+def deliver_cancel(this: DurableCall) -> Flow[NoReturn]:
     """Records that this call ended by the cancel, so that a replay sees the same, and raises it."""
     frame = this.frame
     if frame.interrupted:  # cancelled twice over: the clean-up itself was refused by another epoch

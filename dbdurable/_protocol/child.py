@@ -1,24 +1,33 @@
-"""A workflow started inside a workflow."""
+"""A workflow started inside a workflow: its start is a record of the parent, and so is what came of it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
 from uuid import UUID
 
 from dbdurable._core.control import Duplicate, Fenced
-from dbdurable._protocol.call import DurableCall, adopt, fenced, recall, replayed
-from dbdurable._protocol.effects import Flow
+from dbdurable._protocol.call import DurableCall, adopt, deliver_cancel, fenced, recall, replayed
+from dbdurable._protocol.effects import Flow, pause
 from dbdurable._protocol.ownership import steadfast
-from dbdurable._protocol.start import Start
-from dbdurable._sql.workflow import START_CHILD
+from dbdurable._protocol.start import FINAL, POLL_S_FIRST, POLL_S_MAX, Start, outcome_of
+from dbdurable._protocol.step import record_outcome
+from dbdurable._sql.workflow import OUTCOME, START_CHILD
+from dbdurable.errors import UnknownWorkflow, WaitTimeout
+from dbdurable.types import Status
+
+RunChild = Callable[[UUID], Flow[bool]]
+"""Runs a child here if nobody runs it yet; whether it did."""
 
 
 def start_child(this: DurableCall, start: Start) -> Flow[UUID]:
-    """A workflow started inside a workflow: its id is the output of the parent's record, written with it."""
+    """Starts it: its id is the output of the parent's record, written in the same statement as the child."""
     record = yield from recall(this)
     frame = this.frame
     if record is None:
         seq = frame.journal.next_seq()
-        owner = (frame.id, this.path, seq, frame.lease.executor_id, frame.epoch)
+        owner = (frame.id, this.path, seq, frame.lease.executor_id, frame.epoch, this.kind)
         try:
             rows = yield from steadfast(START_CHILD, *start.params, *owner, frame=frame)
             return UUID(rows[0][0])
@@ -28,3 +37,43 @@ def start_child(this: DurableCall, start: Start) -> Flow[UUID]:
             return UUID((yield from adopt(this)))
     assert record is not None
     return UUID(replayed(this, record))
+
+
+def call_child(this: DurableCall, join: DurableCall, start: Start, run_child: RunChild) -> Flow[Any]:
+    """Starts it and waits for what comes of it: two records, the start and the outcome."""
+    id = yield from start_child(this, start)
+    return (yield from await_child(join, id, run_child))
+
+
+def await_child(join: DurableCall, id: UUID, run_child: RunChild) -> Flow[Any]:
+    """Waits for a workflow inside another; the outcome is a record of the one that waits."""
+    record = yield from recall(join)
+    if record is not None:
+        return replayed(join, record)
+    begun = monotonic()
+    try:
+        value = yield from _outcome(join, id, run_child)
+        text, value = join.codec.settle(value, join.what)
+    except Exception as error:
+        return (yield from record_outcome(join, 1, monotonic() - begun, error=error))
+    return (yield from record_outcome(join, 1, monotonic() - begun, text=text, value=value))
+
+
+def _outcome(join: DurableCall, id: UUID, run_child: RunChild) -> Flow[Any]:
+    begun, delay_s, frame = monotonic(), POLL_S_FIRST, join.frame
+    while True:
+        rows = yield from steadfast(OUTCOME, id, frame=frame)
+        if not rows:
+            raise UnknownWorkflow(f"there is no workflow {id} in this schema")
+        name, status, output, error, reason = rows[0]
+        if status in FINAL:
+            return outcome_of(id, name, status, output, error, reason, join.codec)
+        frame.check()
+        if frame.interrupt is not None and not frame.interrupted:
+            yield from deliver_cancel(join)
+        if status == Status.QUEUED and (yield from run_child(id)):
+            continue
+        if join.timeout_s is not None and monotonic() - begun >= join.timeout_s:
+            raise WaitTimeout(f"workflow {name} {id} has not finished within {join.timeout_s:g} s: it is {status}")
+        yield from pause(delay_s)
+        delay_s = min(POLL_S_MAX, delay_s * 1.5)

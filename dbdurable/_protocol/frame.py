@@ -40,8 +40,8 @@ class WorkflowFrame:
     """Whether the body has seen the cancel already."""
     unwinding: Unwind | None = None
     """Set once the attempt is over for the body: every durable call raises it again."""
-    unawaited: dict[str, str] = field(default_factory=dict)
-    """Asynchronous calls that were made and not awaited yet: path and name."""
+    unawaited: dict[int, str] = field(default_factory=dict)
+    """The names of asynchronous calls that were made and not awaited yet."""
     line: Line = field(default_factory=Line)
 
     def unwind(self, reason: Unwind) -> Unwind:

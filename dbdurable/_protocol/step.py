@@ -28,11 +28,11 @@ def step(this: DurableCall) -> Flow[Any]:
             if delay_s is not None:
                 yield from pause(delay_s)
                 continue
-            return (yield from _append(this, attempt, monotonic() - begun, error=error))
-        return (yield from _append(this, attempt, monotonic() - begun, text=text, value=value))
+            return (yield from record_outcome(this, attempt, monotonic() - begun, error=error))
+        return (yield from record_outcome(this, attempt, monotonic() - begun, text=text, value=value))
 
 
-def _append(
+def record_outcome(
     this: DurableCall,
     attempts: int,
     elapsed_s: float,
@@ -41,7 +41,7 @@ def _append(
     value: Any = None,
     error: Exception | None = None,
 ) -> Flow[Any]:
-    """Records an outside step, and lets the body go on only when the workflow is still ours."""
+    """Records what came out of a call with outside effects, and lets the body go on only when the workflow is still ours."""
     failure = None
     if error is not None:
         failure, error = settle_failure(error)

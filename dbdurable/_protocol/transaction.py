@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import Any, NoReturn
+from typing import Any
 
 from dbdurable._core.control import ConnectionLost, Diverged, Duplicate, Fenced, Torn, Transient
 from dbdurable._core.failure import settle_failure
@@ -80,7 +80,7 @@ def transaction(this: DurableCall) -> Flow[Any]:
         yield from pause(rerun_delay_s(reruns))
 
 
-def _record_failure(this: DurableCall, seq: int, attempts: int, elapsed_s: float, error: Exception) -> Flow[NoReturn]:
+def _record_failure(this: DurableCall, seq: int, attempts: int, elapsed_s: float, error: Exception) -> Flow[Any]:
     """The error of a transaction whose writes were rolled back: fenced, in a transaction of its own."""
     text, seen = settle_failure(error)
     frame = this.frame
@@ -103,7 +103,7 @@ def _record_failure(this: DurableCall, seq: int, attempts: int, elapsed_s: float
     except Fenced:
         yield from fenced(this)
     except Duplicate:
-        yield from adopt(this)
+        return (yield from adopt(this))  # it had committed after all
     raise seen
 
 

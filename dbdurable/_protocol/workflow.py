@@ -34,6 +34,13 @@ ELSEWHERE = Outcome(None)
 def attempt(frame: WorkflowFrame, body: Callable[[], Any], codec: ValueCodec, version: str) -> Flow[Outcome]:
     """Runs the body to its end and records the outcome; nothing that the body raises leaves here."""
     try:
+        return (yield from _attempt(frame, body, codec, version))
+    except Unwind:
+        return ELSEWHERE  # the lease went while the outcome was being written: recovery decides
+
+
+def _attempt(frame: WorkflowFrame, body: Callable[[], Any], codec: ValueCodec, version: str) -> Flow[Outcome]:
+    try:
         value = yield from call(body)
         if frame.unwinding is None:
             _check_end(frame)
@@ -62,8 +69,9 @@ def attempt(frame: WorkflowFrame, body: Callable[[], Any], codec: ValueCodec, ve
 def _check_end(frame: WorkflowFrame) -> None:
     """What must hold when a body has returned."""
     if frame.unawaited:
-        calls = ", ".join(f"{name} (path {path})" for path, name in frame.unawaited.items())
-        raise BadArgument(f"workflow {frame.name} returned, but never awaited {calls}: write `await` before it")
+        names = list(frame.unawaited.values())
+        write = "`await` before it" if frame.is_async else f"`{names[0]}.sync(...)`: `def` code cannot await"
+        raise BadArgument(f"workflow {frame.name} returned, but never awaited {', '.join(names)}: write {write}")
     try:
         frame.journal.check_complete()
     except Diverged as diverged:
@@ -116,14 +124,11 @@ def _finished_before(frame: WorkflowFrame, status: Status) -> Flow[bool]:
 
 def _leave(frame: WorkflowFrame, reason: Unwind | None, version: str) -> Flow[Outcome]:
     """The attempt ends without an outcome of its own."""
-    try:
-        if isinstance(reason, Diverged):
-            yield from steadfast(
-                sql.BLOCK, frame.id, frame.lease.executor_id, frame.epoch, str(reason), version, frame=frame
-            )
-            return Outcome(Status.BLOCKED, error=reason)
-        if isinstance(reason, HandBack) and not frame.lease.lost:
-            yield from steadfast(sql.HAND_BACK, frame.id, frame.lease.executor_id, frame.epoch, frame=frame)
-    except Unwind:
-        pass  # the lease went meanwhile: recovery does what was left to do here
+    if isinstance(reason, Diverged):
+        yield from steadfast(
+            sql.BLOCK, frame.id, frame.lease.executor_id, frame.epoch, str(reason), version, frame=frame
+        )
+        return Outcome(Status.BLOCKED, error=reason)
+    if isinstance(reason, HandBack) and not frame.lease.lost:
+        yield from steadfast(sql.HAND_BACK, frame.id, frame.lease.executor_id, frame.epoch, frame=frame)
     return ELSEWHERE

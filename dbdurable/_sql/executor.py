@@ -112,12 +112,14 @@ CLAIM: Final = Statement(
 CLAIMED_JOURNALS: Final = Statement(
     "claimed_journals",
     # In the same flight, but a statement of its own: the claim's snapshot may miss a record that committed
-    # while it waited.
+    # while it waited. LATERAL, because CLAIM_PLAN's settings hold here too: a plain join that is to be
+    # sorted by workflow would read the whole journal by its primary key.
     """
-    select s.workflow_id, s.path, s.seq, s.kind::text, s.name, s.output::text, s.error::text, s.attempts
-      from {schema}.lease l, unnest(l.ids) as i(id) join {schema}.step s on s.workflow_id = i.id
+    select j.workflow_id, j.path, j.seq, j.kind, j.name, j.output, j.error, j.attempts
+      from {schema}.lease l cross join unnest(l.ids) as i(id) cross join lateral (
+           select s.workflow_id, s.path, s.seq, s.kind::text, s.name, s.output::text, s.error::text, s.attempts
+             from {schema}.step s where s.workflow_id = i.id order by s.seq) j
      where l.executor_id = $1::uuid and l.batch = $2::bigint
-     order by s.workflow_id, s.seq
     """,
 )
 
@@ -216,8 +218,9 @@ RECOVER: Final = Statement(
     x as (
         delete from {schema}.lease l using b
          where l.executor_id = b.executor_id and l.batch = b.batch
-           and not exists (select from o where o.executor_id = b.executor_id and o.batch = b.batch))
-    select (select count(*) from b), (select count(*) from u), (select count(*) from u where status = 'failed')
+           and not exists (select from o where o.executor_id = b.executor_id and o.batch = b.batch)
+        returning l.batch)
+    select (select count(*) from x), (select count(*) from u), (select count(*) from u where status = 'failed')
     """,
 )
 
@@ -249,11 +252,11 @@ WAKE_STARTS: Final = Statement(
 
 IDLE: Final = Statement(
     "idle",
-    # Whether anything is queued or running in these queues.
+    # Whether anything that this executor could run is queued, or runs anywhere.
     """
-    select not exists (select from {schema}.ready where queue = any($1::text[]))
+    select not exists (select from {schema}.ready where queue = any($1::text[]) and name = any($2::text[]))
        and not exists (select from {schema}.lease l, unnest(l.ids) as i(id)
-                         join {schema}.workflow w on w.id = i.id and w.status = 'running')
+                         join {schema}.workflow w on w.id = i.id and w.status = 'running' and w.name = any($2))
     """,
 )
 

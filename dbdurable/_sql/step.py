@@ -89,3 +89,13 @@ END_BACKEND: Final = Statement(
       from pg_stat_get_activity($1::int) s where s.backend_start = $2::timestamptz
     """,
 )
+
+NOTE_STEP: Final = Statement(
+    "note_step",
+    # First statement of a step's transaction on a connection of somebody else's: what RECORD_IN_TRANSACTION
+    # looks for, and the session's identity.
+    """
+    select s.pid, s.backend_start
+      from set_config('dbdurable.step', $1::text, true) left join pg_stat_get_activity(pg_backend_pid()) s on true
+    """,
+)

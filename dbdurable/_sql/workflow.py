@@ -156,7 +156,7 @@ START_CHILD: Final = Statement(
     insert into {schema}.step
         (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output)
     values (
-        $16::uuid, $17::text, $18::int, 'start', $1::text, 1,
+        $16::uuid, $17::text, $18::int, $21::text::{schema}.step_kind, $1::text, 1,
         coalesce((select w.epoch from {schema}.workflow w
                    where w.id = $16 and w.executor_id = $19::uuid and w.epoch = $20::int and w.status = 'running'
                      for share), {schema}.fenced()),
@@ -168,5 +168,24 @@ START_CHILD: Final = Statement(
             timeout => make_interval(secs => $11::float8), attributes => $12::jsonb, max_attempts => $13::int,
             parent_id => $14::uuid, registered => $15::boolean)))
     returning output #>> '{}'
+    """,
+)
+
+ADOPT_CHILD: Final = Statement(
+    "adopt_child",
+    # A parent that waits for a child nobody runs yet runs it itself, on its own thread or task: however few
+    # slots there are, parents and children cannot wait for each other. The child's ticket is dropped later,
+    # by the claim that finds it. A delayed child has no ticket and is left alone.
+    """
+    with own as (
+        update {schema}.workflow w
+           set status = 'running', epoch = w.epoch + 1, executor_id = $2::uuid,
+               started_at = coalesce(w.started_at, clock_timestamp())
+         where w.id = $1::uuid and w.status = 'queued'
+           and not exists (select from {schema}.wait t where t.workflow_id = w.id and t.kind = 'start')
+        returning w.id, w.epoch, w.attempt, w.interrupt, w.input, w.key, w.deadline),
+    held as (
+        insert into {schema}.lease (executor_id, batch, ids) select $2, $3::bigint, array[id] from own)
+    select epoch, attempt, interrupt, input::text, key, deadline from own
     """,
 )

@@ -169,7 +169,7 @@ def isolation(tx: Connection, x: int) -> int:
 
 
 Durable(schemma="x")  # error: misspelt
-durable.configure(include="shop")  # error: a sequence of names, said as a str
+durable.configure(arround=None)  # error: misspelt
 durable.executor(threads="4")  # error: an int
 durable.executor(queues=[1])  # error: names
 

@@ -1,0 +1,111 @@
+"""Faults at numbered points: a process is killed, frozen or cut off exactly where a test says.
+
+Give a `Faults` to an application before its first use. It writes down every point that is reached, so that
+a first run without a plan lists them; a second run with the plan of one of them fails there. Points are
+numbered by role, because the services of an executor (claim, heartbeat) reach theirs at any time: what runs
+a workflow reaches its own in the same order every time.
+
+Example:
+    >>> faults = Faults()
+    >>> faults.reached("before commit", None)
+    >>> [str(point) for point in faults.points]
+    ['caller 1: before commit']
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from dbdurable.durable import Durable
+
+__all__ = ["Action", "Faults", "Point", "cut", "freeze", "kill", "role_here"]
+
+POLLS = frozenset({"outcome", "idle", "clock"})
+"""Statements whose number depends on time: waiting for a result is no point of its own."""
+
+
+class Point(NamedTuple):
+    """One place in one run: who reached it, its number among that role's points, and what it is."""
+
+    role: str
+    number: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.number}: {self.name}"
+
+
+Action = Callable[[Point, Any], None]
+"""What happens at the point: it gets the connection in use, if there is one."""
+
+
+def role_here() -> str:
+    """Who runs on this thread: 'control', 'heartbeat', 'workflow' (an executor's threads) or 'caller'."""
+    name = threading.current_thread().name
+    if not name.startswith("dbdurable"):
+        return "caller"
+    service = name.removeprefix("dbdurable-")
+    return service if service in ("control", "heartbeat") else "workflow"
+
+
+class Faults:
+    """A seam that numbers points, and does `action` when `role` reaches its point `number`.
+
+    `connection` of the action is the one in use, or the last one that the role has used.
+    """
+
+    def __init__(self, role: str = "caller", number: int = 0, action: Action | None = None) -> None:
+        self.points: list[Point] = []
+        self.fired: Point | None = None
+        self._at = (role, number)
+        self._action = action
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._connections: dict[str, Any] = {}
+
+    def install(self, durable: Durable) -> None:
+        """Puts the seam into an application's database; do it before the first connection."""
+        durable._runtime.database.seam = self
+
+    def reached(self, point: str, connection: Any) -> None:
+        """Called by the drivers; `dbdurable._io.seam.Seam`."""
+        if point.partition(" ")[2] in POLLS:
+            return
+        role = role_here()
+        with self._lock:
+            self._counts[role] += 1
+            here = Point(role, self._counts[role], point)
+            self.points.append(here)
+            if connection is not None:
+                self._connections[role] = connection
+            fire = self._action is not None and (role, here.number) == self._at
+            if fire:
+                self.fired = here
+        if fire and self._action is not None:
+            self._action(here, self._connections.get(role))
+
+
+def kill(point: Point, connection: Any) -> None:
+    """Ends this process as `kill -9` does: no clean-up, no goodbye."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def freeze(point: Point, connection: Any) -> None:
+    """Stops this process, all of its threads, until somebody sends SIGCONT."""
+    # To this very thread: sent to the process, another one may take it, and this one runs on for a while.
+    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+
+
+def cut(point: Point, connection: Any) -> None:
+    """Breaks the connection under the library: the server sees it end, the client its next answer."""
+    if connection is None or connection.closed:
+        return
+    with socket.socket(fileno=os.dup(connection.fileno())) as wire:
+        wire.shutdown(socket.SHUT_RDWR)

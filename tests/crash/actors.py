@@ -1,0 +1,253 @@
+"""Real processes that run the programs: forked from a small parent that has imported everything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+from dbdurable.testing.crash import Faults, Point, cut, freeze, kill
+from tests.support.wait import wait_until
+
+ACTIONS = {"kill": kill, "freeze": freeze, "cut": cut}
+TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process does: opens an executor, calls a program under each key, and says what came out."""
+
+    url: str
+    program: str
+    runs: tuple[str, ...] = ()
+    fault: tuple[str, int, str] | None = None
+    """Role, number and action."""
+    mutant: str | None = None
+    keyed: bool = True
+    stay: bool = False
+    """Keep the executor open after the calls, until killed."""
+    idle: bool = False
+    """Wait until the queues are empty before leaving."""
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Report:
+    """What a process said before it ended, and how it ended."""
+
+    exitcode: int | None = None
+    fired: Point | None = None
+    points: list[Point] = field(default_factory=list)
+    results: dict[str, str] = field(default_factory=dict)
+    error: str | None = None
+
+    def of_role(self, role: str) -> list[Point]:
+        return [point for point in self.points if point.role == role]
+
+
+# -- in the child ---------------------------------------------------------------------------------------------
+
+
+def act(job: Job, pipe: Pipe) -> None:
+    """The process's whole life."""
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
+    os.environ.update(
+        DBDURABLE_ENV_FILE=os.devnull,
+        DBDURABLE_POLL_INTERVAL_S_MAX="0.05",
+        **job.environment,
+    )
+    from tests.crash import mutants, programs
+
+    durable, program = programs.durable, programs.PROGRAMS[job.program]
+    durable.configure(url=job.url, migrate=False)
+    if job.mutant is not None:
+        mutants.MUTANTS[job.mutant].apply()
+    role, number, action = job.fault or ("", 0, "")
+
+    def at_point(point: Point, connection: Any) -> None:
+        pipe.send(("fired", point))
+        if action == "lose":
+            pipe.send(("lose", connection.info.backend_pid if connection is not None else 0))
+            pipe.recv()     # the proxy is armed
+        else:
+            ACTIONS[action](point, connection)
+
+    faults = Faults(role, number, at_point)
+    faults.install(durable)
+    try:
+        if program.is_async:
+            asyncio.run(_call_async(job, program, pipe))
+        else:
+            _call(job, program, pipe)
+        pipe.send(("points", faults.points))
+    except BaseException as error:
+        import traceback
+
+        pipe.send(("error", "".join(traceback.format_exception(error))))
+        raise
+
+
+def _call(job: Job, program: Any, pipe: Pipe) -> None:
+    with program.durable.executor(queues=job.runs, threads=4) as executor:
+        for run in job.runs:
+            try:
+                said = repr(_run(job, program, run))
+            except program.raises as error:
+                said = f"{type(error).__name__}: {error}"
+            pipe.send(("result", run, said.replace(run, "*")))
+        if job.idle:
+            executor.wait_idle(TIMEOUT_S)
+        if job.stay:
+            pipe.send(("staying",))
+            signal.pause()
+
+
+def _run(job: Job, program: Any, run: str) -> Any:
+    bound = getattr(program.workflow, "sync", program.workflow).options(**_options(job, program, run))
+    args = program.arguments(run)
+    return bound.start(*args).result(timeout=TIMEOUT_S) if program.queued else bound(*args)
+
+
+def _options(job: Job, program: Any, run: str) -> dict[str, Any]:
+    """A queue of its own for each run, so that no victim claims what another one left."""
+    return ({"key": run} if job.keyed else {}) | ({"queue": run} if program.queued else {})
+
+
+async def _call_async(job: Job, program: Any, pipe: Pipe) -> None:
+    async with program.durable.executor(queues=job.runs, threads=4) as executor:
+        for run in job.runs:
+            bound = getattr(program.workflow, "aio", program.workflow).options(**_options(job, program, run))
+            args = program.arguments(run)
+            try:
+                if program.queued:
+                    value = await (await bound.start(*args)).result(timeout=TIMEOUT_S)
+                else:
+                    value = await bound(*args)
+                said = repr(value)
+            except program.raises as error:
+                said = f"{type(error).__name__}: {error}"
+            pipe.send(("result", run, said.replace(run, "*")))
+        if job.idle:
+            await executor.await_idle(TIMEOUT_S)
+        if job.stay:
+            pipe.send(("staying",))
+            await asyncio.Event().wait()
+
+
+# -- in the test ----------------------------------------------------------------------------------------------
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["tests.crash.actors", "tests.crash.programs", "tests.crash.mutants", "pytest"])
+
+
+class Actor:
+    """A process under test, as the test sees it."""
+
+    def __init__(self, job: Job, proxy: Any = None) -> None:
+        self.job = job
+        self.report = Report()
+        self._proxy = proxy
+        self._pipe, theirs = _context.Pipe()
+        self.process: ForkServerProcess = _context.Process(target=act, args=(job, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def hear(self, wanted: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
+        """Takes what it says until it has said `wanted`; without that, until it has ended."""
+        while self._pipe.poll(timeout_s):
+            try:
+                word, *rest = self._pipe.recv()
+            except (EOFError, ConnectionResetError):
+                if wanted is not None:
+                    raise AssertionError(f"{self.job} ended without saying {wanted}: {self.report}") from None
+                return
+            self._note(word, rest)
+            if word == wanted:
+                return
+        raise AssertionError(f"{self.job} said nothing for {timeout_s:g} s: {self.report}")
+
+    def _note(self, word: str, rest: list[Any]) -> None:
+        match word, rest:
+            case "result", [run, said]:
+                self.report.results[run] = said
+            case "points", [points]:
+                self.report.points = points
+            case "fired", [point]:
+                self.report.fired = point
+            case "error", [text]:
+                self.report.error = text
+            case "lose", [backend_pid]:
+                self._proxy.lose_next_answer(backend_pid)
+                self._pipe.send("armed")
+
+    def end(self, timeout_s: float = TIMEOUT_S) -> Report:
+        """Waits for its end; how it ended is in the report."""
+        self.hear(timeout_s=timeout_s)
+        self.process.join(timeout_s)
+        assert self.process.exitcode is not None, f"{self.job} does not end"
+        self.report.exitcode = self.process.exitcode
+        return self.report
+
+    def kill(self) -> None:
+        """SIGKILL from outside."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.process.join(TIMEOUT_S)
+
+    def wait_frozen(self) -> None:
+        """Until the kernel says that it is stopped."""
+        wait_until(lambda: _state(self.pid) == "T", what=f"{self.job} to be frozen")
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@contextlib.contextmanager
+def acting(job: Job, proxy: Any = None) -> Iterator[Actor]:
+    """An actor that never outlives its test."""
+    actor = Actor(job, proxy)
+    try:
+        yield actor
+    finally:
+        if actor.process.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(actor.pid, signal.SIGKILL)
+        actor.process.join(TIMEOUT_S)
+
+
+def run(job: Job, proxy: Any = None) -> Report:
+    """One process from its beginning to its end."""
+    with acting(job, proxy) as actor:
+        return actor.end()
+
+
+def run_all(jobs: Sequence[Job], at_once: int = 2) -> list[Report]:
+    """Many, a few at a time."""
+    reports: list[Report] = []
+    with contextlib.ExitStack() as stack:
+        waiting: list[Actor] = []
+        for job in jobs:
+            if len(waiting) == at_once:
+                reports.append(waiting.pop(0).end())
+            waiting.append(stack.enter_context(acting(job)))
+        reports += [actor.end() for actor in waiting]
+    return reports

@@ -1,0 +1,229 @@
+"""The workflows that are crashed: one of each kind, all of them leaving the same kind of traces.
+
+`effect` holds what transactions wrote: no unique constraint, so that a second time is seen. `outside` holds
+what steps did elsewhere: written at once, on a connection of its own, with the step's idempotency key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, Connection
+
+from dbdurable import Durable, Retry, current_step
+
+TABLES = """
+    create table if not exists effect (run text, what text, value integer);
+    create table if not exists outside (run text, what text, key uuid, at timestamptz default clock_timestamp())
+"""
+
+durable = Durable()
+SOON = Retry(3, initial=0.001)
+
+
+class Refused(Exception):
+    """What a step raises on purpose."""
+
+
+def outside(run: str, what: str) -> None:
+    """Something that no rollback undoes."""
+    with psycopg.connect(durable.url, autocommit=True) as elsewhere:
+        key = current_step().idempotency_key
+        elsewhere.execute("insert into outside values (%s, %s, %s)", [run, what, key])
+
+
+@durable.transaction
+def write(tx: Connection, run: str, what: str, value: int) -> int:
+    tx.execute("insert into effect values (%s, %s, %s)", [run, what, value])
+    row = tx.execute("select sum(value) from effect where run = %s", [run]).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+@durable.transaction
+def write_and_undo_half(tx: Connection, run: str) -> int:
+    tx.execute("insert into effect values (%s, 'kept', 10)", [run])
+    try:
+        with tx.transaction():
+            tx.execute("insert into effect values (%s, 'undone', 100)", [run])
+            raise Refused
+    except Refused:
+        pass
+    return 10
+
+
+@durable.transaction
+def refuse_after_writing(tx: Connection, run: str) -> int:
+    tx.execute("insert into effect values (%s, 'refused', 1000)", [run])
+    raise Refused(f"no money in {run}")
+
+
+@durable.step
+def call(run: str, what: str) -> str:
+    outside(run, what)
+    return f"did {what}"
+
+
+@durable.step(retry=SOON)
+def call_twice(run: str) -> int:
+    outside(run, f"attempt {current_step().attempt}")
+    if current_step().attempt < 2:
+        raise Refused("not yet")
+    return current_step().attempt
+
+
+@durable.step
+def call_in_vain(run: str) -> None:
+    outside(run, "in vain")
+    raise Refused("never")
+
+
+@durable.workflow
+def transactions(run: str) -> int:
+    first = write(run, "first", 1)
+    kept = write_and_undo_half(run)
+    return first + kept + write(run, "last", 2)
+
+
+@durable.workflow
+def steps(run: str) -> list[str]:
+    return [call(run, "one"), call(run, "two")]
+
+
+@durable.workflow
+def mixed(run: str) -> str:
+    total = write(run, "begin", 1)
+    attempts = call_twice(run)
+    try:
+        refuse_after_writing(run)
+    except Refused as refused:
+        said = str(refused)
+    try:
+        call_in_vain(run)
+    except Refused:
+        total += write(run, "sorry", 5)
+    return f"{total} {attempts} {said.replace(run, '*')}"
+
+
+@durable.workflow
+def refused(run: str) -> None:
+    write(run, "begin", 1)
+    refuse_after_writing(run)
+
+
+@durable.transaction
+async def awrite(tx: AsyncConnection, run: str, what: str, value: int) -> int:
+    await tx.execute("insert into effect values (%s, %s, %s)", [run, what, value])
+    return value
+
+
+@durable.step(retry=SOON)
+async def acall(run: str, what: str) -> str:
+    await asyncio.to_thread(outside, run, what)
+    if current_step().attempt < 2:
+        raise Refused("not yet")
+    return what
+
+
+@durable.transaction
+async def arefuse(tx: AsyncConnection, run: str) -> None:
+    await tx.execute("insert into effect values (%s, 'refused', 1000)", [run])
+    raise Refused("no")
+
+
+@durable.workflow
+async def awaited(run: str) -> list[Any]:
+    first = await awrite(run, "first", 1)
+    second = await acall(run, "second")
+    try:
+        await arefuse(run)
+    except Refused:
+        third = await write.aio(run, "third", 3)
+    return [first, second, third]
+
+
+@durable.workflow
+async def branches(run: str) -> list[Any]:
+    async def branch(n: int) -> int:
+        value = await awrite(run, f"branch {n}", n)
+        return value + await awrite(run, f"branch {n} again", n)
+
+    return list(await asyncio.gather(branch(1), branch(2), acall(run, "third")))
+
+
+@durable.workflow
+def child(run: str) -> int:
+    return write(run, "child", 7)
+
+
+@durable.transaction
+def write_and_start(tx: Connection, run: str) -> str:
+    tx.execute("insert into effect values (%s, 'parent', 1)", [run])
+    child.options(tx=tx, queue=run, key=f"{run} of a transaction").start(run)
+    return "started"
+
+
+@durable.workflow
+def parent(run: str) -> str:
+    child.options(queue=run).start(run)
+    return write_and_start(run)
+
+
+class Till:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @durable.workflow
+    def sell(self, run: str) -> str:
+        total = self.book(run)
+        return f"{self.name} {total} {self.tell(run)}"
+
+    @durable.transaction
+    def book(self, tx: Connection, run: str) -> int:
+        tx.execute("insert into effect values (%s, %s, 1)", [run, self.name])
+        return 1
+
+    @durable.step
+    def tell(self, run: str) -> str:
+        outside(run, self.name)
+        return "told"
+
+
+till = durable.register(Till("north"), name="till")
+
+
+@dataclass(frozen=True)
+class Program:
+    """A way to run one of the workflows under a key."""
+
+    name: str
+    workflow: Any
+    queued: bool = False
+    is_async: bool = False
+    raises: tuple[type[Exception], ...] = ()
+    arguments: Callable[[str], tuple[Any, ...]] = lambda run: (run,)
+    durable = durable
+
+
+PROGRAMS = {
+    program.name: program
+    for program in [
+        Program("transactions", transactions),
+        Program("steps", steps),
+        Program("mixed", mixed),
+        Program("refused", refused, raises=(Refused,)),
+        Program("queued", mixed, queued=True),
+        Program("one transaction", write, queued=True, arguments=lambda run: (run, "alone", 3)),
+        Program("async", awaited, is_async=True),
+        Program("async queued", awaited, is_async=True, queued=True),
+        Program("async branches", branches, is_async=True),
+        Program("sync of async", awaited),
+        Program("async of sync", transactions, is_async=True),
+        Program("method", till.sell),
+        Program("parent", parent),
+    ]
+}
