@@ -8,6 +8,7 @@ from uuid import UUID
 
 from dbdurable._core.codec import ValueCodec
 from dbdurable._core.names import check_name
+from dbdurable._core.show import shown
 from dbdurable._executor.definition import RemoteDefinition
 from dbdurable._executor.runtime import Configuration, Runtime, check_blocking
 from dbdurable._protocol.effects import Flow
@@ -15,7 +16,7 @@ from dbdurable._protocol.start import resend
 from dbdurable._sql import workflow as sql
 from dbdurable.definitions import AsyncFunction, Function
 from dbdurable.errors import BadArgument
-from dbdurable.handle import AsyncHandle, Handle, workflow_info
+from dbdurable.handle import AsyncHandle, Handle, workflow_id, workflow_info
 from dbdurable.types import Retry, Status, WorkflowInfo
 
 T = TypeVar("T")
@@ -45,20 +46,21 @@ class _Client:
         definition = RemoteDefinition(
             name=name, kind="workflow", fn=_no_code, is_async=False, method=False, retry=Retry(1), returns=returns
         )
+        _ = definition.result  # a type that cannot be read back fails here
         return face(self.runtime, definition, {}, None, None)
 
     def handle_of(self, face: type[Any], id: UUID | str) -> Any:
         """A handle by id."""
-        try:
-            found = id if isinstance(id, UUID) else UUID(id)
-        except (ValueError, AttributeError, TypeError):
-            raise BadArgument(f"a workflow's id is a UUID, not {id!r:.100}") from None
-        return face(self.runtime, found, "workflow", ValueCodec.for_annotation(Any, "the result"))
+        return face(self.runtime, workflow_id(id), "workflow", ValueCodec.for_annotation(Any, "the result"))
 
     def list_flow(self, name: str | None, status: Status | None, limit: int) -> Flow[list[WorkflowInfo]]:
         """The newest workflows."""
-        if not isinstance(limit, int) or not 1 <= limit <= LIMIT_MAX:
+        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= LIMIT_MAX:
             raise BadArgument(f"limit= takes a whole number from 1 to {LIMIT_MAX}, not {limit!r}")
+        if status is not None and status not in list(Status):
+            raise BadArgument(f"status= takes one of {', '.join(Status)}, not {shown(status)}")
+        if name is not None:
+            check_name(name, "workflow")
         rows = yield from resend(sql.LIST, name, Status(status).value if status else None, limit)
         return [workflow_info(row) for row in rows]
 
@@ -149,5 +151,3 @@ class AsyncClient(_Client):
 
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
-
-

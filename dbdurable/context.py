@@ -152,8 +152,6 @@ def _inline(
         retry=as_retry(retry),
         timeout_s=None if timeout is None else duration_s(timeout, "timeout="),
     )
-    definition.__dict__["hints"] = {}    # a lambda's annotations say nothing worth resolving
+    definition.__dict__["hints"] = {}  # a lambda's annotations say nothing worth resolving
     frame = _body("run_step")
     return Invocation(frame_runtime(frame), definition, (), {}, {})
-
-

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, Ty
 from uuid import UUID
 
 from dbdurable._core.codec import ValueCodec
+from dbdurable._core.names import check_key
 from dbdurable._executor.calls import (
     Invocation,
     check_colour,
@@ -38,7 +39,7 @@ from dbdurable._protocol.frame import StepFrame, WorkflowFrame, current
 from dbdurable._protocol.start import Start, start
 from dbdurable._sql.workflow import START
 from dbdurable.errors import BadArgument, NotRunning
-from dbdurable.handle import AsyncHandle, Handle
+from dbdurable.handle import AsyncHandle, Handle, workflow_id
 from dbdurable.types import AsyncTx, Options, SyncTx
 
 P = ParamSpec("P")
@@ -72,7 +73,7 @@ class _Face:
         self.carried = options
         self.tx = tx
         self.self_ = self_
-        functools.update_wrapper(self, definition.fn)
+        functools.update_wrapper(cast(Any, self), definition.fn)
 
     @property
     def name(self) -> str:
@@ -129,9 +130,9 @@ class _Face:
     def flow(self, call: Invocation) -> Flow[Any]:
         """The protocol of a call that is not part of a step: takes its path now."""
         frame = current.get()
+        refuse_start_options(self.carried, self.name, self.definition.kind)
+        self._refuse_tx("call")
         if self.definition.kind == "workflow":
-            refuse_start_options(self.carried, self.name)
-            self._refuse_tx("call")
             executor = self.runtime.require_executor(self.definition)
             args = call.args[1:] if self.self_ is not None else call.args
             self._require_registered()
@@ -144,7 +145,6 @@ class _Face:
                 replace(start, parent_id=frame.id),
                 functools.partial(run_child, executor, self.definition, frame),
             )
-        self._refuse_tx("call")
         return flow_of(durable_call(call, require_workflow(self.definition, frame)))
 
     def start_of(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, own_id: bool = True) -> Start:
@@ -174,8 +174,9 @@ class _Face:
         """A handle to one that exists; no I/O."""
         if (id is None) == (key is None):
             raise BadArgument(f"{self.name}.handle() takes an id or key=, one of them")
-        found = UUID(id) if isinstance(id, str) else id
-        return face(self.runtime, found, self.name, self.definition.result, key=key)
+        found = None if id is None else workflow_id(id)
+        name = None if key is None else check_key(key)
+        return face(self.runtime, found, self.name, self.definition.result, key=name)
 
     def ambient_tx(self) -> Any:
         """The transaction in which a start takes part: tx=, or that of the transaction around the call."""
@@ -227,6 +228,7 @@ class Function(_Face, Generic[P, R_co]):
         return AsyncFunction(self.runtime, self.definition, self.carried, self.tx, self.self_)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Runs it durably and waits for what it returns."""
         call = self.invocation(args, kwargs)
         frame = current.get()
         plain = plain_call(call, frame)
@@ -274,7 +276,8 @@ class AsyncFunction(_Face, Generic[P, R_co]):
         def name(self) -> str:
             """The name under which it is registered."""
 
-        async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+        async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+            """Runs it durably and waits for what it returns."""
 
         async def start(self, *args: P.args, **kwargs: P.kwargs) -> AsyncHandle[R_co]:
             """Starts it in the background and returns its handle; with a key: once."""
@@ -282,6 +285,7 @@ class AsyncFunction(_Face, Generic[P, R_co]):
     else:
 
         def __call__(self, *args, **kwargs):
+            """Runs it durably and waits for what it returns."""
             call = self.invocation(args, kwargs)
             frame = current.get()
             plain = plain_call(call, frame)
@@ -360,9 +364,9 @@ def _adrive(runtime: Runtime, flow: Flow[Any], own_async: bool, frame: Any, name
             frame.unawaited.pop(id(token), None)
         return await runtime.adrive(flow, own_async)
 
-    coroutine = run()
+    coroutine: Any = run()
     coroutine.__qualname__ = name  # what Python's own warning calls it
-    return coroutine
+    return cast("Coroutine[Any, Any, Any]", coroutine)
 
 
 def find_function(module: str, qualname: str, is_async: bool) -> Any:
@@ -382,6 +386,7 @@ class Call(Generic[R_co]):
         self.function, self.args, self.kwargs = function, args, kwargs
 
     def __call__(self) -> R_co:
+        """Calls it."""
         return self.function(*self.args, **self.kwargs)
 
     def start(self) -> Handle[R_co]:
@@ -396,6 +401,7 @@ class AsyncCall(Generic[R_co]):
         self.function, self.args, self.kwargs = function, args, kwargs
 
     async def __call__(self) -> R_co:
+        """Calls it."""
         return await self.function(*self.args, **self.kwargs)
 
     async def start(self) -> AsyncHandle[R_co]:

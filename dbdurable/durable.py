@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager as ACM
-from contextlib import AbstractContextManager as CM
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import (
     Any,
     Concatenate,
@@ -96,13 +95,11 @@ class TransactionDecorator(Protocol):
     """`@durable.transaction` and `@durable.transaction(...)`."""
 
     @overload
-    def __call__(
-        self, fn: Callable[Concatenate[AX, P], Coroutine[Any, Any, R]], /
-    ) -> AsyncTransaction[P, R]: ...  # type: ignore[overload-overlap]
+    def __call__(self, fn: Callable[Concatenate[AX, P], Coroutine[Any, Any, R]], /) -> AsyncTransaction[P, R]: ...  # type: ignore[overload-overlap]
     @overload
-    def __call__(
+    def __call__(  # type: ignore[overload-overlap]
         self, fn: Callable[Concatenate[S, AX, P], Coroutine[Any, Any, R]], /
-    ) -> AsyncTransaction[Concatenate[S, P], R]: ...  # type: ignore[overload-overlap]
+    ) -> AsyncTransaction[Concatenate[S, P], R]: ...
     @overload
     def __call__(self, fn: Callable[Concatenate[X, P], R], /) -> Transaction[P, R]: ...
     @overload
@@ -127,8 +124,8 @@ class Config(TypedDict, total=False):
     migrate: bool
     include: Sequence[str]
     sources: Sequence[Source]
-    lifespan: Callable[[], CM[object] | ACM[object]]
-    around: Callable[[], CM[object]]
+    lifespan: Callable[[], AbstractContextManager[object] | AbstractAsyncContextManager[object]]
+    around: Callable[[], AbstractContextManager[object]]
 
 
 class Durable:
@@ -173,8 +170,7 @@ class Durable:
     def _configure(self, changes: dict[str, Any]) -> None:
         if changes.get("schema") is not None:
             check_schema(changes["schema"])
-        if isinstance(changes.get("include"), str):
-            raise BadConfiguration(f'include= takes a list of modules: include=["{changes["include"]}"]')
+        _check_config(changes)
         self._runtime.configure(changes)
 
     @property
@@ -217,6 +213,21 @@ class Durable:
         if self._runtime.executor is not None:
             self._runtime.executor.close()
         self._runtime.database.close()
+
+
+def _check_config(changes: dict[str, Any]) -> None:
+    include, sources = changes.get("include", ()), changes.get("sources", ())
+    if isinstance(include, str):
+        raise BadConfiguration(f'include= takes a list of modules: include=["{include:.100}"]')
+    if not isinstance(include, Sequence) or not all(isinstance(module, str) for module in include):
+        raise BadConfiguration(f"include= takes a list of modules' names, not {include!r:.100}")
+    if not isinstance(sources, Sequence) or not all(hasattr(source, "accepts") for source in sources):
+        raise BadConfiguration(f"sources= takes a list of sources, not {sources!r:.100}")
+    for name in ("lifespan", "around"):
+        if changes.get(name) is not None and not callable(changes[name]):
+            raise BadConfiguration(f"{name}= takes a function that makes a context manager, not {changes[name]!r:.100}")
+    if not isinstance(changes.get("migrate", True), bool):
+        raise BadConfiguration(f"migrate= takes True or False, not {changes['migrate']!r:.100}")
 
 
 _FACES: dict[tuple[str, bool], type[Function[Any, Any]] | type[AsyncFunction[Any, Any]]] = {
@@ -302,7 +313,7 @@ def _check_attempts(value: object) -> int:
 def _check_isolation(value: object) -> str | None:
     if value is not None and value not in ISOLATION_LEVELS:
         raise BadConfiguration(f"isolation= takes one of {', '.join(ISOLATION_LEVELS)}, not {value!r}")
-    return cast("str | None", value)
+    return value
 
 
 def _check_transaction(definition: Definition) -> None:
@@ -317,7 +328,7 @@ def _check_transaction(definition: Definition) -> None:
     try:
         annotation = definition.handle_annotation
     except BadConfiguration:
-        return      # not resolvable yet; looked at again at first use
+        return  # not resolvable yet; looked at again at first use
     commit = getattr(annotation, "commit", None) or getattr(getattr(annotation, "__origin__", None), "commit", None)
     if commit is None:
         raise TypeError(

@@ -10,8 +10,10 @@ from functools import partial
 from typing import Any, Generic, TypeVar, cast
 from uuid import UUID
 
+from dbdurable._core import limits
 from dbdurable._core.codec import ValueCodec
 from dbdurable._core.retry import duration_s
+from dbdurable._core.show import shown
 from dbdurable._executor.calls import place_of
 from dbdurable._executor.direct import run_child
 from dbdurable._executor.runtime import Runtime, boottime, check_blocking
@@ -21,13 +23,13 @@ from dbdurable._protocol.effects import Flow, Row
 from dbdurable._protocol.frame import WorkflowFrame, current
 from dbdurable._protocol.start import resend, result
 from dbdurable._sql import workflow as sql
-from dbdurable.errors import UnknownWorkflow
+from dbdurable.errors import BadArgument, UnknownWorkflow
 from dbdurable.types import Duration, Status, StepInfo, WorkflowInfo
 
 R_co = TypeVar("R_co", covariant=True)
 logger = logging.getLogger("dbdurable")
 
-__all__ = ["AsyncHandle", "Handle", "workflow_info"]
+__all__ = ["AsyncHandle", "Handle", "workflow_id", "workflow_info"]
 
 
 class _Handle:
@@ -127,6 +129,15 @@ class _Handle:
             raise UnknownWorkflow(f"there is no workflow {id} in this schema")
         return rows[0]
 
+    def cancel_flow(self, reason: str) -> Flow[Row]:
+        """Cancels it."""
+        if not isinstance(reason, str) or "\0" in reason or len(reason) > limits.message_chars_max:
+            raise BadArgument(
+                f"the reason of a cancel is a str of at most {limits.message_chars_max} characters without NUL, "
+                f"got {shown(reason)}"
+            )
+        return (yield from self.one(sql.CANCEL, reason))
+
     def status_flow(self) -> Flow[Status]:
         """Where it stands."""
         row = yield from self.one(sql.OWNERSHIP)
@@ -157,6 +168,14 @@ def _nobody(_: UUID) -> Flow[bool]:
     """The child's code is not registered here: somebody else runs it."""
     yield from ()
     return False
+
+
+def workflow_id(id: UUID | str) -> UUID:
+    """The id that a user gave. Raises BadArgument."""
+    try:
+        return id if isinstance(id, UUID) else UUID(id)
+    except (ValueError, AttributeError, TypeError):
+        raise BadArgument(f"a workflow's id is a UUID, not {shown(id)}") from None
 
 
 def workflow_info(row: Row) -> WorkflowInfo:
@@ -228,7 +247,7 @@ class Handle(_Handle, Generic[R_co]):
     def cancel(self, reason: str = "") -> None:
         """Cancels it. Once this returns, no database effect of the workflow commits."""
         check_blocking("handle.cancel()", "await handle.aio.cancel()")
-        self.runtime.drive(self.one(sql.CANCEL, reason))
+        self.runtime.drive(self.cancel_flow(reason))
 
     def pause(self) -> None:
         """Stops it before its next record, until `resume()`."""
@@ -276,7 +295,7 @@ class AsyncHandle(_Handle, Generic[R_co]):
 
     async def cancel(self, reason: str = "") -> None:
         """Cancels it. Once this returns, no database effect of the workflow commits."""
-        await self.runtime.adrive(self.one(sql.CANCEL, reason))
+        await self.runtime.adrive(self.cancel_flow(reason))
 
     async def pause(self) -> None:
         """Stops it before its next record, until `resume()`."""

@@ -166,7 +166,7 @@ begin
         update {schema}.workflow x set epoch = x.epoch + 1, interrupt = cancel.reason where x.id = w.id;
         return 'running';
     end if;
-    if w.epoch = 0 or w.status = 'blocked' then
+    if w.started_at is null or w.status = 'blocked' then
         update {schema}.workflow x
            set status = 'cancelled', epoch = x.epoch + 1, interrupt = cancel.reason, finished_at = clock_timestamp()
          where x.id = w.id;

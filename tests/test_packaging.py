@@ -35,7 +35,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
-    for name in ("dbdurable", "migrations"):
+    for name in ("dbdurable", "migrations", "examples"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", "dist", "."]
     if importlib.util.find_spec("hatchling"):  # else pip fetches it into an environment of its own
@@ -54,6 +54,13 @@ def test_the_wheel_ships_the_migrations(wheel: Path):
         assert "dbdurable/py.typed" in archive.namelist()
         assert not [n for n in archive.namelist() if not n.startswith(("dbdurable/", "dbdurable-"))]
     assert shipped == {path.name: path.read_bytes() for path in (ROOT / "migrations").glob("*.sql")}
+
+
+def test_the_wheel_ships_the_demos_cities(wheel: Path):
+    data = ROOT / "examples" / "data"
+    with zipfile.ZipFile(wheel) as archive:
+        for name in ("cities.csv", "README.md"):  # the licence asks for the attribution
+            assert archive.read(f"dbdurable/cli/data/{name}") == (data / name).read_bytes()
 
 
 def test_the_wheel_finds_its_own_migrations(wheel: Path, tmp_path: Path):

@@ -27,7 +27,7 @@ from dbdurable._core.show import clip, shown, shown_type
 from dbdurable._core.tags import Refused, json_of_tagged, untagged_of_json
 from dbdurable.errors import BadArgument, BadConfiguration
 
-__all__ = ["ValueCodec"]
+__all__ = ["ValueCodec", "storable"]
 
 _UNTYPED = (Any, object, inspect.Parameter.empty)
 
@@ -65,7 +65,7 @@ class ValueCodec:
         """Return the JSON text of `value`, or raise BadArgument that names `what`."""
         try:
             scalar = _SCALAR_JSON.get(type(value))
-            return _checked(scalar(value) if scalar is not None else json_of_tagged(value))
+            return storable(scalar(value) if scalar is not None else json_of_tagged(value))
         except Refused as reason:
             raise BadArgument(f"{what} {reason}{_hint(value)}") from None
 
@@ -99,7 +99,7 @@ class _TypedCodec(ValueCodec):
     def settle(self, value: Any, what: str) -> tuple[str, Any]:
         try:
             if type(value) in self._scalars:
-                return _checked(_SCALAR_JSON[type(value)](value)), value
+                return storable(_SCALAR_JSON[type(value)](value)), value
             return self._round_trip(value)
         except Refused as reason:
             raise BadArgument(f"{what} {reason}{_hint(value)}") from None
@@ -146,7 +146,7 @@ class _TypedCodec(ValueCodec):
             raise
         except RecursionError:
             raise Refused(f"is nested deeper than {limits.json_depth_max} levels, or contains itself") from None
-        text = _checked(data.decode())
+        text = storable(data.decode())
         if ("NaN" in text or "Infinity" in text) and _holds_constant(text):
             raise Refused("contains NaN or an infinity, which JSON cannot hold")
         if self._schema.is_recursive and _is_too_deep(text):
@@ -203,8 +203,8 @@ _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _NO_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[^][{}"]+')
 
 
-def _checked(text: str) -> str:
-    """Return `text` if PostgreSQL can store it and it is not too large."""
+def storable(text: str) -> str:
+    """Return the JSON `text` if PostgreSQL can store it and it is not too large, or raise Refused."""
     try:
         size_bytes = len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError:

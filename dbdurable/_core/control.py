@@ -38,7 +38,7 @@ class Torn(Fault):
 
 
 class Duplicate(Fault):
-    """The step has a record already."""
+    """The step has a record already, or the workflow a row."""
 
 
 class Transient(Fault):

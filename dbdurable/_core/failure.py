@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 
 from dbdurable._core import limits
 from dbdurable._core.show import clip, shown
-from dbdurable._core.tags import Refused, compact_json, tag, untag
+from dbdurable._core.tags import CONTENT, TAG, Refused, compact_json, tag, untag
 from dbdurable.errors import RemoteError
 
 __all__ = ["decode_failure", "encode_failure", "mask", "settle_failure"]
@@ -73,6 +73,8 @@ def _pairs(live: BaseException, again: BaseException) -> Iterator[tuple[BaseExce
 
 # ---- to data ----
 
+_ERROR = "error"
+
 # Attributes that are recorded otherwise, or not at all.
 _LEFT_OUT = re.compile(r"^__notes__$|^\$t$|password|passwd|secret|token|api_?key", re.IGNORECASE)
 
@@ -84,7 +86,7 @@ def _data(error: BaseException, depth: int, is_brief: bool) -> dict[str, Any]:
     if not is_brief:
         # Arguments that JSON cannot hold are shown by their repr; the class is then rebuilt without them.
         args, state = _reduced(error)
-        arguments = [_part(argument) for argument in (args[:1] if members else args)]
+        arguments = [_part(argument, depth) for argument in (args[:1] if members else args)]
         data["args"] = [argument for _, argument in arguments]
         data["exact"] = all(exact for exact, _ in arguments)
         parts = {key: _part(item) for key, item in state.items() if not _LEFT_OUT.search(key)}
@@ -143,7 +145,10 @@ def _storable(text: str) -> str:
     return text.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
-def _part(value: Any) -> tuple[bool, Any]:
+def _part(value: Any, depth: int = limits.failure_depth_max) -> tuple[bool, Any]:
+    if isinstance(value, BaseException) and depth < limits.failure_depth_max:
+        # An error that carries another as an argument: SQLAlchemy's hold the driver's so.
+        return True, {TAG: _ERROR, CONTENT: _data(value, depth + 1, is_brief=False)}
     with contextlib.suppress(Refused, RecursionError):
         data = _masked(tag(value))
         if len(compact_json(data)) <= limits.failure_value_chars_max:
@@ -233,7 +238,7 @@ def _rebuilt(cls: type[Exception], data: dict[str, Any]) -> Exception | None:
         (_without_constructor, (message, members) if members else (message,))
     ]
     with contextlib.suppress(Refused):
-        args = tuple(untag(argument) for argument in data["args"]) if "args" in data else (message,)
+        args = tuple(_argument(argument) for argument in data["args"]) if "args" in data else (message,)
         args = (*args, members) if members else args
         ways.insert(0, (_without_constructor, args))
         if data.get("exact"):
@@ -248,6 +253,11 @@ def _rebuilt(cls: type[Exception], data: dict[str, Any]) -> Exception | None:
             if type(error) is cls and (members or _text(str(error)) == message):
                 return error
     return None
+
+
+def _argument(data: Any) -> Any:
+    is_error = isinstance(data, dict) and data.get(TAG) == _ERROR
+    return _error(data[CONTENT]) if is_error else untag(data)
 
 
 def _without_constructor(cls: type[Exception], *args: Any) -> Exception:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 import sqlglot
-from sqlglot import exp
+from sqlglot import TokenType, exp
 from sqlglot.errors import OptimizeError, ParseError, SqlglotError
 from sqlglot.optimizer.normalize_identifiers import normalize_identifiers
 from sqlglot.optimizer.qualify import qualify
@@ -98,9 +98,13 @@ def wrapped(text: str, limit: int) -> str:
 
     Example:
         >>> wrapped("select 1;", 10)
-        'select * from (\\nselect 1\\n) as q limit 11'
+        'select * from (\\nselect 1 \\n) as q limit 11'
     """
-    return f"select * from (\n{text.strip().rstrip(';').rstrip()}\n) as q limit {int(limit) + 1}"  # noqa: S608
+    characters = list(text)
+    for token in sqlglot.tokenize(text, dialect=DIALECT):
+        if token.token_type is TokenType.SEMICOLON:  # of one statement: they end it
+            characters[token.start] = " "
+    return f"select * from (\n{''.join(characters)}\n) as q limit {int(limit) + 1}"  # noqa: S608
 
 
 # ---- one SELECT --------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -107,7 +107,12 @@ class Attempts:
         self.add(frame, batch, claimed=True)
         executor = self._executor
         if definition.is_async:
-            asyncio.run_coroutine_threadsafe(self._run_async(definition, frame, input), executor.loop)
+            run = self._run_async(definition, frame, input)
+            try:
+                asyncio.run_coroutine_threadsafe(run, executor.loop)
+            except RuntimeError:  # the loop is closed: the heartbeat hands back what is unknown here
+                run.close()
+                self.remove(frame, claimed=True)
         else:
             executor.body_threads.submit(self._run_sync, definition, frame, input)
 
@@ -129,6 +134,8 @@ class Attempts:
                 self.flow(definition, frame, input)
             )
             _report(frame, outcome)
+        except GeneratorExit:  # its loop has ended: recovery goes on with it
+            raise
         except BaseException:
             logger.exception("workflow %s %s: the executor failed; it will be recovered", frame.name, frame.id)
         finally:
@@ -177,12 +184,14 @@ async def _ain_frame(
         with around():
             return await invoke()
     finally:
-        branch.reset(tokens[1])
-        current.reset(tokens[0])
+        with suppress(ValueError):  # closed by the garbage collector, after its loop has ended
+            branch.reset(tokens[1])
+            current.reset(tokens[0])
 
 
 def _report(frame: WorkflowFrame, outcome: Outcome) -> None:
     if outcome.error is not None and not isinstance(outcome.error, Unwind):
-        logger.warning("workflow %s %s %s: %s", frame.name, frame.id, outcome.status, type(outcome.error).__name__)
+        status = outcome.status or "goes on elsewhere"
+        logger.warning("workflow %s %s %s: %s", frame.name, frame.id, status, type(outcome.error).__name__)
     elif outcome.error is not None:
         logger.warning("workflow %s %s %s: %s", frame.name, frame.id, outcome.status, outcome.error)

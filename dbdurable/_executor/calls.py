@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from dbdurable._core.codec import ValueCodec
 from dbdurable._core.ids import step_key
-from dbdurable._core.retry import as_retry
+from dbdurable._core.retry import as_retry, duration_s
 from dbdurable._executor.definition import Definition
 from dbdurable._executor.runtime import Runtime, check_blocking
 from dbdurable._protocol.call import DurableCall
@@ -103,7 +104,7 @@ def durable_call(call: Invocation, frame: WorkflowFrame) -> DurableCall:
         run=_run_of(definition, frame, path, args, kwargs),
         codec=definition.result,
         retry=as_retry(options["retry"]) if "retry" in options else definition.retry,
-        timeout_s=definition.timeout_s,
+        timeout_s=duration_s(options["timeout"], "timeout=") if "timeout" in options else definition.timeout_s,
     )
     if definition.kind == "transaction":
         this.source = runtime.source_for(definition)
@@ -176,7 +177,8 @@ async def _await_inside(inner: StepFrame, fn: Callable[..., Any], args: tuple[An
     try:
         return await fn(*args, **kwargs)
     finally:
-        current.reset(token)
+        with suppress(ValueError):  # closed by the garbage collector, after its loop has ended
+            current.reset(token)
 
 
 def with_handle(definition: Definition, args: tuple[Any, ...], handle: Any) -> tuple[Any, ...]:

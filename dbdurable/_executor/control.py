@@ -47,10 +47,14 @@ class Control:
         """Begins to claim."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Claims no more."""
+    def retire(self) -> None:
+        """Claims no more from here on; waits for nothing."""
         self._stopping = True
         self._wake.set()
+
+    def stop(self) -> None:
+        """Claims no more."""
+        self.retire()
         self._thread.join(10.0)
         self._connection.close()
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Self
 from uuid import uuid4
 
 from dbdurable import __about__
+from dbdurable._core.names import check_name
+from dbdurable._core.retry import duration_s
 from dbdurable._executor.attempts import Attempts
 from dbdurable._executor.branches import number_tasks
 from dbdurable._executor.control import Control
@@ -54,10 +56,13 @@ class Executor:
             if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= 10_000:
                 raise BadConfiguration(f"{what}= takes a whole number from 0 to 10000, not {number!r}")
         self.runtime = runtime
-        self._queues = None if queues is None else sorted({str(getattr(q, "name", q)) for q in queues})
+        if isinstance(queues, str):
+            raise BadConfiguration(f"queues= takes a list of names or queues: queues=[{queues!r:.100}]")
+        self._queues = None if queues is None else sorted({check_name(getattr(q, "name", q), "queue") for q in queues})
         self.threads, self.tasks = threads, tasks
         self.stopping = threading.Event()
         self._lent_loop: asyncio.AbstractEventLoop | None = None
+        self._guest: asyncio.Task[None] | None = None
         self._open = False
 
     # -- lifecycle -------------------------------------------------------------------------------------
@@ -71,7 +76,15 @@ class Executor:
         """The same on a running loop, which then runs the `async def` bodies."""
         self._lent_loop = asyncio.get_running_loop()
         await run_in_thread(None, self._begin)
+        self._guest = asyncio.create_task(self._until_the_loop_ends(), name="dbdurable-guest")
         return self
+
+    async def _until_the_loop_ends(self) -> None:
+        """A lent loop that ends cancels its tasks: then nothing may be claimed any more that it would have to run."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.control.retire()
 
     def close(self, timeout: Duration | None = None) -> None:
         """Stops claiming; running workflows get `timeout` (30 s) to end, then are handed back at their next step."""
@@ -81,6 +94,8 @@ class Executor:
     async def aclose(self, timeout: Duration | None = None) -> None:
         """The same on a running loop."""
         await run_in_thread(None, lambda: self._end(timeout))
+        if self._guest is not None:
+            self._guest.cancel()
         await self.runtime.database.aclose()
 
     def wait_idle(self, timeout: Duration | None = None) -> None:
@@ -90,7 +105,7 @@ class Executor:
             WaitTimeout: Something is left after `timeout`.
         """
         check_blocking("executor.wait_idle()", "await executor.await_idle()")
-        limit_s = _seconds(timeout)
+        limit_s = None if timeout is None else duration_s(timeout, "timeout=")
         end = None if limit_s is None else boottime() + limit_s
         while not self._is_idle():
             if end is not None and boottime() > end:
@@ -211,7 +226,7 @@ class Executor:
     def _end(self, timeout: Duration | None) -> None:
         if not self._open:
             return
-        limit_s = _seconds(timeout)
+        limit_s = None if timeout is None else duration_s(timeout, "timeout=")
         self.control.stop()
         if not self.attempts.wait_empty(CLOSE_TIMEOUT_S if limit_s is None else limit_s):
             self.lease.closing = True
@@ -246,9 +261,3 @@ class Executor:
     def _is_idle(self) -> bool:
         rows = SyncDriver(self.runtime.database).run(resend(sql.IDLE, self.queues, list(self.definitions)))
         return bool(rows[0][0])
-
-
-def _seconds(duration: Duration | None) -> float | None:
-    if duration is None:
-        return None
-    return duration.total_seconds() if hasattr(duration, "total_seconds") else float(duration)

@@ -95,7 +95,12 @@ class Runtime:
     def include(self) -> None:
         """Imports the modules that register the application's functions."""
         for module in self.configuration.include:
-            importlib.import_module(module)
+            try:
+                importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                    raise  # one that the module itself wants
+                raise BadConfiguration(f"include=[{module!r}]: {error}; is its directory on sys.path?") from None
 
     # -- database --------------------------------------------------------------------------------------
 

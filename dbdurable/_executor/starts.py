@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid5
 
+from dbdurable._core.codec import storable
 from dbdurable._core.names import check_key, check_name
 from dbdurable._core.retry import duration_s
 from dbdurable._executor.definition import Definition
@@ -36,10 +37,17 @@ def build_start(
     key = options.get("key")
     queue = options.get("queue", definition.queue)
     at = options.get("at")
+    if at is not None and not isinstance(at, datetime):
+        raise BadArgument(f"at= takes an aware datetime, not {at!r:.100}")
     if at is not None and at.tzinfo is None:
         raise BadArgument(f"at={at!r} has no time zone: pass an aware datetime, datetime(..., tzinfo=UTC)")
     if at is not None and "delay" in options:
         raise BadArgument("at= and delay= say the same thing: pass one of them")
+    if "retry" in options:
+        raise BadArgument(
+            f"retry= goes with a call inside a workflow; for {definition.name}.start(...) it stands at the "
+            "decorator, @durable.step(retry=...)"
+        )
     timeout = options.get("timeout")
     timeout_s = duration_s(timeout, "timeout=") if timeout is not None else _workflow_timeout_s(definition)
     return Start(
@@ -60,10 +68,11 @@ def build_start(
     )
 
 
-def refuse_start_options(options: Options, name: str) -> None:
+def refuse_start_options(options: Options, name: str, kind: str) -> None:
     """Options that say when and where to start mean nothing for a call that runs here and now."""
-    for option in ("delay", "at", "expires", "priority", "partition", "queue"):
-        if option in options:
+    allowed = ("key", "id", "timeout", "attributes") if kind == "workflow" else ("retry", "timeout")
+    for option in options:
+        if option not in allowed:
             raise BadArgument(
                 f"{name}.options({option}=...)(...) runs here and now: {option}= goes with start, "
                 f"`{name}.options({option}=...).start(...)`"
@@ -106,8 +115,8 @@ def _attributes(value: Mapping[str, Any] | None) -> str | None:
     if value is None:
         return None
     try:
-        return json.dumps(dict(value), allow_nan=False, default=_attribute)
-    except (TypeError, ValueError) as error:
+        return storable(json.dumps(dict(value), allow_nan=False, ensure_ascii=False, default=_attribute))
+    except (TypeError, ValueError, RecursionError) as error:
         raise BadArgument(f"attributes= takes a mapping of plain JSON values: {error}") from None
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, NoReturn
 
 import psycopg
 from psycopg import AsyncRawCursor, RawCursor
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
+from dbdurable._core.control import ConnectionLost, Fault
 from dbdurable._io.faults import meaning
-from dbdurable.errors import BadArgument, NotInTransaction, WrongColour
+from dbdurable.errors import BadArgument, DatabaseUnavailable, NotInTransaction, WrongColour
 
 _OTHER_DRIVER = (
     "tx= takes a psycopg 3 connection, or a SQLAlchemy session or connection on psycopg 3, not {what}. With "
@@ -31,7 +32,7 @@ def run_in(tx: Any, text: str, params: tuple[Any, ...], schema: str) -> list[tup
         # A cursor of our own: the host's adapters and row factory may be any.
         return RawCursor(connection, row_factory=tuple_row).execute(text, params).fetchall()
     except psycopg.Error as error:
-        raise meaning(error, connection, schema) from error
+        _raise_meaning(error, connection, schema)
 
 
 async def arun_in(tx: Any, text: str, params: tuple[Any, ...], schema: str) -> list[tuple[Any, ...]]:
@@ -46,7 +47,17 @@ async def arun_in(tx: Any, text: str, params: tuple[Any, ...], schema: str) -> l
         cursor = await AsyncRawCursor(connection, row_factory=tuple_row).execute(text, params)
         return await cursor.fetchall()
     except psycopg.Error as error:
-        raise meaning(error, connection, schema) from error
+        _raise_meaning(error, connection, schema)
+
+
+def _raise_meaning(error: psycopg.Error, connection: Any, schema: str) -> NoReturn:
+    """In the caller's transaction, what is transient is the caller's to handle, as with statements of its own."""
+    found = meaning(error, connection, schema)
+    if isinstance(found, ConnectionLost):
+        raise DatabaseUnavailable(f"the connection that tx= was given is closed or broken: {error}") from error
+    if isinstance(found, Fault) or found is error:
+        raise error
+    raise found from error
 
 
 def _driver_connection(tx: Any) -> Any:

@@ -203,9 +203,12 @@ def _place(said: dict[str, Any]) -> str:
 
 def _parse(url: str) -> dict[str, Any]:
     try:
-        return dict(conninfo_to_dict(url))
+        said = dict(conninfo_to_dict(url))
     except psycopg.Error:  # its message repeats the part that it did not understand: maybe the password
         raise _unparsable() from None
+    if not re.fullmatch(r"[\d,]*", str(said.get("port") or "")):
+        raise _unparsable()  # a `/` in the password: its beginning was taken for the port
+    return said
 
 
 def _unparsable() -> BadConfiguration:

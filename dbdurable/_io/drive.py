@@ -6,6 +6,7 @@ Both are the same text but for `async`/`await`. Every statement and commit passe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import threading
 import time
@@ -17,7 +18,7 @@ from psycopg import AsyncRawCursor, RawCursor
 from psycopg.rows import tuple_row
 
 from dbdurable._io.database import Database
-from dbdurable._io.faults import meaning
+from dbdurable._io.faults import raise_meaning
 from dbdurable._io.source import AsyncUnit, SyncUnit
 from dbdurable._io.timeouts import call_within
 from dbdurable._protocol.effects import (
@@ -105,7 +106,7 @@ class SyncDriver:
             self._reached(f"after {point}", connection)
             return answers
         except psycopg.Error as error:
-            raise meaning(error, connection, self._database.schema) from error
+            raise_meaning(error, connection, self._database.schema)
         finally:
             if connection is not None:
                 pool.putconn(connection)
@@ -117,7 +118,7 @@ class SyncDriver:
                 self._database, effect.isolation, effect.row_factory, effect.path, effect.step
             )
         except psycopg.Error as error:
-            raise meaning(error, None, self._database.schema) from error
+            raise_meaning(error, None, self._database.schema)
         self._reached(f"after begin {effect.step}", self._unit.connection)
         return self._unit.handle
 
@@ -147,7 +148,7 @@ class SyncDriver:
         try:
             unit.commit(point, self._database.text(effect.record.statement), effect.record.params)
         except psycopg.Error as error:
-            raise meaning(error, unit.connection, self._database.schema) from error
+            raise_meaning(error, unit.connection, self._database.schema)
         self._unit = None
         self._reached(f"after {point} + commit", None)
 
@@ -190,6 +191,9 @@ class AsyncDriver:
                     error = UserStopIteration("StopIteration was raised by user code")
                     error.__cause__ = stop
                     effect = flow.throw(error)
+                except GeneratorExit:  # nothing can be awaited any more: recovery goes on with it
+                    self._unit = None
+                    raise
                 except BaseException as error:
                     effect = flow.throw(error)
                 else:
@@ -209,7 +213,8 @@ class AsyncDriver:
         try:
             return await _ASYNC[type(effect)](self, effect)
         finally:
-            current.reset(token)
+            with contextlib.suppress(ValueError):  # closed by the garbage collector, after its loop has ended
+                current.reset(token)
 
     def _reached(self, point: str, connection: Any = None) -> None:
         if self._database.seam is not None:
@@ -236,7 +241,7 @@ class AsyncDriver:
             self._reached(f"after {point}", connection)
             return answers
         except psycopg.Error as error:
-            raise meaning(error, connection, self._database.schema) from error
+            raise_meaning(error, connection, self._database.schema)
         finally:
             if connection is not None:
                 await pool.putconn(connection)
@@ -248,7 +253,7 @@ class AsyncDriver:
                 self._database, effect.isolation, effect.row_factory, effect.path, effect.step
             )
         except psycopg.Error as error:
-            raise meaning(error, None, self._database.schema) from error
+            raise_meaning(error, None, self._database.schema)
         self._reached(f"after begin {effect.step}", self._unit.connection)
         return self._unit.handle
 
@@ -282,7 +287,7 @@ class AsyncDriver:
         try:
             await unit.commit(point, self._database.text(effect.record.statement), effect.record.params)
         except psycopg.Error as error:
-            raise meaning(error, unit.connection, self._database.schema) from error
+            raise_meaning(error, unit.connection, self._database.schema)
         self._unit = None
         self._reached(f"after {point} + commit", None)
 

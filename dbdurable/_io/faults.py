@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import psycopg
 
@@ -20,13 +20,21 @@ _TRANSIENT = frozenset({"40001", "40P01", "55P03"})
 _MISSING = frozenset({"3F000", "42P01", "42883", "42703", "42704"})
 
 
+def raise_meaning(error: psycopg.Error, connection: Any, schema: str) -> NoReturn:
+    """Raises what an error of a statement of the library's own means."""
+    found = meaning(error, connection, schema)
+    if found is error:
+        raise error
+    raise found from error
+
+
 def meaning(error: psycopg.Error, connection: Any, schema: str) -> BaseException:
     """The error to raise for one that a statement of the library's own met."""
     state = error.sqlstate
     text = error.diag.message_primary or str(error)
     if state is not None and state.startswith("DD"):
         return _private(state, text, error.diag.message_hint)
-    if state == "23505" and error.diag.schema_name == schema and error.diag.table_name == "step":
+    if state == "23505" and error.diag.schema_name == schema and error.diag.table_name in ("step", "workflow"):
         return Duplicate(text)
     if state in _TRANSIENT:
         return Transient(text)
@@ -75,4 +83,4 @@ def _private(state: str, text: str, hint: str | None) -> BaseException:
             return BadArgument(said)
 
 
-__all__ = ["ABORTED", "is_lost", "meaning"]
+__all__ = ["ABORTED", "is_lost", "meaning", "raise_meaning"]

@@ -17,9 +17,7 @@ from psycopg.pq.abc import PGconn
 _COMMIT = b"commit"
 
 
-def record_and_commit(
-    connection: Any, name: str, text: str, params: tuple[Any, ...]
-) -> Generator[Any, Any, str]:
+def record_and_commit(connection: Any, name: str, text: str, params: tuple[Any, ...]) -> Generator[Any, Any, str]:
     """Driven by `connection.wait`; the answer is COMMIT's command tag.
 
     `name` names the prepared statement: it is prepared on the connection's first use of it. Raises the

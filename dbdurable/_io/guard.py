@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 import psycopg
-from psycopg.abc import RV
+from psycopg.abc import RV, PQGen
 from psycopg.pq.abc import PGconn
 
 from dbdurable._io.seam import Seam
@@ -37,6 +37,12 @@ class StepConnection(psycopg.Connection[Any]):
     def __init__(self, pgconn: PGconn, *args: Any, **kwargs: Any) -> None:
         super().__init__(pgconn, *args, **kwargs)
         self.prepared: set[str] = set()
+
+    def _deallocate(self, name: bytes | None) -> PQGen[None]:
+        # psycopg sends DEALLOCATE ALL after a ROLLBACK, DROP or ALTER: our own statements go with it.
+        if name is None:
+            self.prepared.clear()
+        return super()._deallocate(name)
 
     def commit(self) -> None:
         """Commits, outside of steps."""
@@ -76,6 +82,12 @@ class AsyncStepConnection(psycopg.AsyncConnection[Any]):
     def __init__(self, pgconn: PGconn, *args: Any, **kwargs: Any) -> None:
         super().__init__(pgconn, *args, **kwargs)
         self.prepared: set[str] = set()
+
+    def _deallocate(self, name: bytes | None) -> PQGen[None]:
+        # psycopg sends DEALLOCATE ALL after a ROLLBACK, DROP or ALTER: our own statements go with it.
+        if name is None:
+            self.prepared.clear()
+        return super()._deallocate(name)
 
     async def commit(self) -> None:
         """Commits, outside of steps."""

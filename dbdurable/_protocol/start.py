@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from dbdurable._core.codec import ValueCodec
-from dbdurable._core.control import ConnectionLost, Transient
+from dbdurable._core.control import ConnectionLost, Duplicate, Transient
 from dbdurable._core.failure import decode_failure
 from dbdurable._protocol.effects import Flow, Row, pause, query
 from dbdurable._sql import workflow as sql
@@ -101,20 +101,25 @@ def start_here(this: Start, executor_id: UUID, batch: int) -> Flow[UUID | None]:
     Otherwise the id of the workflow that holds the key.
     """
     while True:
-        rows = yield from resend(
-            sql.START_HERE,
-            this.id,
-            this.name,
-            this.queue,
-            this.max_attempts,
-            this.timeout_s,
-            executor_id,
-            batch,
-            this.key,
-            this.attributes,
-            this.input,
-            this.parent_id,
-        )
+        try:
+            rows = yield from resend(
+                sql.START_HERE,
+                this.id,
+                this.name,
+                this.queue,
+                this.max_attempts,
+                this.timeout_s,
+                executor_id,
+                batch,
+                this.key,
+                this.attributes,
+                this.input,
+                this.parent_id,
+            )
+        except Duplicate:
+            # Born by this very call, and only the answer was lost; or somebody else's workflow has this id.
+            owner = yield from resend(sql.OWNERSHIP, this.id)
+            return None if owner and tuple(owner[0][:3]) == ("running", executor_id, 1) else this.id
         if rows:
             return None
         held = yield from resend(sql.FIND_BY_KEY, this.name, this.key, this.input)

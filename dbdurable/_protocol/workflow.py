@@ -87,6 +87,9 @@ def _failure(error: BaseException) -> tuple[str, BaseException]:
 def _finish(frame: WorkflowFrame, outcome: Outcome, output: str | None, failure: str | None) -> Flow[Outcome]:
     """Writes the final status, guarded by owner and epoch."""
     while True:
+        if frame.interrupt is not None and not frame.interrupted:
+            # Cancelled after its last durable call: nothing of the outcome was committed, so the cancel wins.
+            outcome, output, failure = Outcome(Status.CANCELLED, error=Cancelled(frame.interrupt)), None, None
         status = outcome.status
         assert status is not None
         rows = yield from steadfast(
@@ -108,12 +111,6 @@ def _finish(frame: WorkflowFrame, outcome: Outcome, output: str | None, failure:
             yield from resync(frame)
         except LeaseLost:
             return ELSEWHERE
-        # Cancelled after its last durable call: nothing of the outcome was committed, so the cancel wins.
-        outcome, output, failure = (
-            Outcome(Status.CANCELLED, error=Cancelled(frame.interrupt or "")),
-            None,
-            None,
-        )
 
 
 def _finished_before(frame: WorkflowFrame, status: Status) -> Flow[bool]:

@@ -11,6 +11,7 @@ from dbdurable.cli.app import Json, Schema, Url, fail
 from dbdurable.cli.look import Id
 from dbdurable.cli.output import print_json
 from dbdurable.cli.target import target
+from dbdurable.types import Status
 
 __all__ = ["cancel", "pause", "result", "resume", "start"]
 
@@ -73,7 +74,10 @@ def cancel(
     with target(url, schema) as database:
         handle = database.client.handle(database.id_of(workflow))
         handle.cancel(reason)
-        _report(handle)
+        info = handle.info()
+    is_open = info.status not in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+    note = ", to be cancelled; its body may clean up" if is_open else ""
+    typer.echo(f"{info.name} {info.id} is {info.status}{note}")
 
 
 def pause(workflow: Id, url: Url = None, schema: Schema = None) -> None:

@@ -6,6 +6,7 @@ second effect: if a reservation or a booking happened twice, its row would be th
 
 from __future__ import annotations
 
+import threading
 import time
 from functools import cache
 from pathlib import Path
@@ -94,7 +95,9 @@ def supply(city_id: int) -> int:
 
 def call_carrier(key: UUID, city_id: int) -> UUID:
     """Stands for an HTTP call: each call is noted, and a key that was seen before ships nothing again."""
-    with _carrier_connections().connection() as connection:
+    with _opening:
+        pool = _carrier_connections()
+    with pool.connection() as connection:
         connection.execute(
             """
             with call as (
@@ -106,6 +109,9 @@ def call_carrier(key: UUID, city_id: int) -> UUID:
         )
     time.sleep(CARRIER_LATENCY_S)  # the answer is on its way; a process killed now has to call again
     return key
+
+
+_opening = threading.Lock()  # `cache` alone lets two threads open two pools
 
 
 @cache

@@ -24,7 +24,7 @@ class Worker:
         self.number = number
         self.session_name = f"dbdurable-demo-{os.getpid()}-{number}"
         self.process = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-m", "dbdurable.cli.demo_worker", str(os.getpid())],
+            [sys.executable, "-P", "-m", "dbdurable.cli.demo_worker", str(os.getpid())],
             env={
                 **os.environ,
                 "DBDURABLE_DATABASE_URL": make_conninfo(url, application_name=self.session_name),

@@ -19,7 +19,8 @@ __all__ = ["Outcome", "run_demo"]
 
 KILL_AT = 0.4
 KILL_NOT_AFTER = 0.9
-LOOK_S = 0.2
+LOOK_S, LOOK_S_FEW_ROWS = 0.2, 0.02
+FEW_ROWS = 1000
 LOCK_TIMEOUT_S = 10.0
 READY_TIMEOUT_S = 60.0
 STALLED_S = 90.0
@@ -100,7 +101,7 @@ def _wait(condition: Callable[[], bool], timeout_s: float, otherwise: str) -> No
     while not condition():
         if time.monotonic() > end:
             raise RuntimeError(otherwise)
-        time.sleep(LOOK_S / 5)
+        time.sleep(LOOK_S_FEW_ROWS)
 
 
 class Course:
@@ -161,7 +162,7 @@ class Course:
             if self.kill_wanted and self.outcome.killed is None and now.done >= self.kill_at:
                 self._kill_one(now)
             self._replace_the_dead()
-            time.sleep(LOOK_S)
+            time.sleep(LOOK_S if now.total > FEW_ROWS else LOOK_S_FEW_ROWS)
 
     def _kill_one(self, now: Standing) -> None:
         """SIGKILL for the worker that has the most in hand; later, if they have next to nothing just now."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dbdurable.cli.app import Json, Schema, Url
-from dbdurable.cli.output import ago, console, one_line, print_json, seconds, status_text, table
+from dbdurable.cli.output import ago, console, moment, one_line, own_frames, print_json, seconds, status_text, table
 from dbdurable.cli.target import target
 from dbdurable.types import Status
 
@@ -145,16 +145,15 @@ def _journal(journal: list[dict[str, Any]]) -> RenderableType:
             status_text(s["status"]),
             s["attempts"],
             seconds(s["duration_s"]),
-            ago(s["age_s"]),
             one_line(s["output"] if s["error_type"] is None else f"{s['error_type']}: {s['error_message']}"),
         )
         for s in journal
     ]
-    columns = ["path", "name", "kind", "status", "attempts", "took", "finished", "output"]
-    return table(columns, rows, whole=["path", "kind", "status", "finished"])
+    columns = ["path", "name", "kind", "status", "attempts", "took", "output"]
+    return table(columns, rows, whole=["path", "kind", "status"])
 
 
-_PLAIN = ("reason", "key", "queue", "priority", "partition", "parent_id", "executor", "epoch")
+_PLAIN = ("reason", "key", "queue", "priority", "partition", "parent_id", "executor")
 _TIMES = ("created_at", "started_at", "finished_at", "deadline")
 
 
@@ -174,11 +173,11 @@ def _fields(w: dict[str, Any]) -> RenderableType:
     for name in _TIMES:
         if w[name] is not None:
             note = f" ({ago(w['age_s'])})" if name == "created_at" else ""
-            grid.add_row(name.removesuffix("_at"), w[name].replace("T", " ") + note)
+            grid.add_row(name.removesuffix("_at"), moment(w[name]) + note)
     if w["duration_s"] is not None:
         grid.add_row("took", seconds(w["duration_s"]))
     for wait in w["waits"]:
-        until = f" until {wait['due'].replace('T', ' ')}" if wait["due"] else ""
+        until = f" until {moment(wait['due'])}" if wait["due"] else ""
         grid.add_row("waits for", Text(f"{wait['kind']} {wait['subject']}".strip() + until))
     for name in ("attributes", "input", "output"):
         if w[name] is not None or (name == "output" and w["status"] == "succeeded"):
@@ -186,5 +185,5 @@ def _fields(w: dict[str, Any]) -> RenderableType:
     if w["error_type"] is not None:
         grid.add_row("error", Text(f"{w['error_type']}: {w['error_message']}", style="red"))
         if w["error_traceback"]:
-            grid.add_row("", Text(w["error_traceback"].rstrip(), style="dim"))
+            grid.add_row("", Text(own_frames(w["error_traceback"]), style="dim"))
     return grid

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-__all__ = ["ago", "console", "one_line", "print_json", "seconds", "status_text", "table"]
+__all__ = ["ago", "console", "moment", "one_line", "own_frames", "print_json", "seconds", "status_text", "table"]
 
 STATUS_STYLES = {
     "queued": "cyan",
@@ -24,21 +27,18 @@ STATUS_STYLES = {
     "cancelled": "dim",
 }
 
+SLIM = 16
+"""Columns that are no wider than this are not worth cutting."""
+
 _UNITS = ((86_400.0, "day"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))
 
 
 def console() -> Console:
-    """Where tables go: stdout, 120 columns wide where it is no terminal."""
+    """Where tables go: stdout; where that is no terminal, $COLUMNS or 120 columns wide."""
     from rich.console import Console
 
-    found = Console(highlight=False, soft_wrap=False)
-    return found if found.is_terminal else Console(highlight=False, width=_columns(found))
-
-
-def _columns(found: Console) -> int:
-    import os
-
-    return found.width if "COLUMNS" in os.environ else 120
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
+    return Console(highlight=False, width=width)
 
 
 def print_json(value: object) -> None:
@@ -85,6 +85,29 @@ def ago(age_s: float) -> str:
     return "just now"
 
 
+def moment(text: str) -> str:
+    """A timestamp of PostgreSQL's JSON, to the second.
+
+    Example:
+        >>> moment("2026-11-22T17:00:47.91784+00:00")
+        '2026-11-22 17:00:47+00:00'
+    """
+    return re.sub(r"\.\d+", "", text).replace("T", " ")
+
+
+def own_frames(traceback: str) -> str:
+    """A traceback without the frames of this library, which say nothing about the mistake.
+
+    Example:
+        >>> print(own_frames('File "/lib/dbdurable/_io/a.py", in b\\n  c\\nFile "/shop.py", in d\\n  e'))
+        File "/shop.py", in d
+          e
+    """
+    frames = re.split(r"^(?=\s*File \")", traceback, flags=re.MULTILINE)
+    kept = [frame for frame in frames if not re.match(r'\s*File "[^"]*/dbdurable/(_\w+/|definitions)', frame)]
+    return "".join(kept).rstrip()
+
+
 def one_line(value: object, width: int = 200) -> str:
     """A value as one line, clipped."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
@@ -100,17 +123,20 @@ def status_text(status: str) -> Text:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, whole: Sequence[str] = ()) -> Table:
-    """A table without clutter; columns in `whole` are never cut."""
+    """A table with one line a row; where it is narrow, wide columns are cut, but never those in `whole`."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    cells = [
+        [cell if isinstance(cell, Text) else Text("" if cell is None else str(cell)) for cell in row] for row in rows
+    ]
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
-    for column in columns:
-        is_whole = column in whole
-        made.add_column(
-            column, no_wrap=True, overflow="fold" if is_whole else "ellipsis", min_width=36 if column == "id" else None
-        )
-    for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else Text("" if cell is None else str(cell)) for cell in row))
+    for at, column in enumerate(columns):
+        is_slim = all(row[at].cell_len <= SLIM for row in cells)
+        made.add_column(column, no_wrap=column in whole or is_slim)
+    for row in cells:
+        for cell in row:
+            cell.no_wrap, cell.overflow = True, "ellipsis"
+        made.add_row(*row)
     return made

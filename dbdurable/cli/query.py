@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["sql"]
 
+COLUMN_WIDTH_MIN = 12
+"""Where columns would be narrower, each row is printed as a table of its own."""
+
 
 def sql(
     query: Annotated[str, typer.Argument(metavar="SELECT", help="One SELECT; - reads it from stdin.")],
@@ -80,15 +83,26 @@ def _run(runtime: Runtime, text: str, limit: int, timeout_s: float) -> tuple[lis
 
 
 def _print_table(columns: list[str], rows: list[tuple[Any, ...]]) -> None:
+    screen = console()
     if not rows:
         typer.echo("no rows")
-        return
-    whole = [column for column in columns if column in ("id", "workflow_id", "status")]
-    status = columns.index("status") if "status" in columns else -1
-    cells = [
-        [status_text(str(value)) if at == status else _cell(value) for at, value in enumerate(row)] for row in rows
-    ]
-    console().print(table(columns, cells, whole=whole))
+    elif len(columns) * COLUMN_WIDTH_MIN > screen.width:
+        for number, row in enumerate(rows, start=1):
+            screen.rule(f"row {number}", align="left", style="dim")
+            screen.print(table(["column", "value"], zip(columns, map(_cell, row), strict=True), whole=["column"]))
+    else:
+        # Texts and JSON may be cut where it is narrow; ids, times and numbers not.
+        whole = [
+            column
+            for at, column in enumerate(columns)
+            if column == "status" or not any(isinstance(row[at], str | dict | list) for row in rows)
+        ]
+        status = columns.index("status") if "status" in columns else -1
+        cells = [
+            [status_text(_cell(value)) if at == status else _cell(value) for at, value in enumerate(row)]
+            for row in rows
+        ]
+        screen.print(table(columns, cells, whole=whole))
 
 
 def _cell(value: Any) -> str:

@@ -35,19 +35,23 @@ def supervise(command_line: Sequence[str]) -> int:
                 child.send_signal(asked[passed])
                 passed += 1
             if child.poll() is not None and (asked or child.returncode == 0):
-                return child.returncode  # told to stop, or done (--until-idle)
+                return _status(child)  # told to stop, or done (--until-idle)
             time.sleep(POLL_S)  # a child that failed waits for its mended source
-        changed = sorted(str(path) for path in now.items() ^ seen.items())
-        logger.info("%d source files changed; starting again", len({path for path, _ in now.items() ^ seen.items()}))
-        logger.debug("%s", changed)
+        changed = sorted({os.path.relpath(path) for path, _ in now.items() ^ seen.items()})
+        logger.info("changed: %s; starting again", ", ".join(changed[:5]))
         _stop(child)
         if asked:
-            return child.returncode
+            return _status(child)
 
 
 def _start(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
     # A process group of its own: Ctrl-C reaches the child once, through us, and not twice.
     return subprocess.Popen([sys.executable, "-m", "dbdurable", *arguments], process_group=0)  # noqa: S603
+
+
+def _status(child: subprocess.Popen[bytes]) -> int:
+    """As a shell has it: 128 and the signal's number for a child that a signal ended."""
+    return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:

@@ -119,7 +119,7 @@ class SQLAlchemy:
         except BaseException as error:
             _quietly(owner.close)
             raise _of_the_driver(error) from error
-        return _Unit(owner, connection, driver, step, self._registry)
+        return _Unit(owner, connection, connection, driver, step, self._registry)
 
     async def abegin(self, database: Any, isolation: str | None, row_factory: Any, path: str, step: str) -> AsyncUnit:
         """The same for `async def`."""
@@ -146,7 +146,7 @@ class SQLAlchemy:
         except BaseException as error:
             await _aquietly(owner.close)
             raise _of_the_driver(error) from error
-        return _AsyncUnit(owner, connection.sync_connection, driver, step, None)
+        return _AsyncUnit(owner, connection, connection.sync_connection, driver, step, None)
 
 
 class _Borrowed(Generic[Owner]):
@@ -156,11 +156,12 @@ class _Borrowed(Generic[Owner]):
     themselves: this catches them whatever way they are reached, and before SQLAlchemy changes its own state.
     """
 
-    def __init__(self, owner: Owner, core: Any, driver: Any, step: str, registry: Any) -> None:
+    def __init__(self, owner: Owner, lent: Any, core: Any, driver: Any, step: str, registry: Any) -> None:
         self.handle: Any = owner
         self.connection: Any = driver
         self._owner: Owner = owner
         self._session: Session | None = getattr(owner, "sync_session", owner if isinstance(owner, Session) else None)
+        self._lent = lent
         self._core: Connection = core
         self._root = core.get_transaction()
         self._step = step
@@ -299,11 +300,16 @@ class _Unit(_Borrowed[Session | Connection]):
                 driver.rollback()
             except psycopg.Error:
                 driver.close()
-            if self._core.invalidated:
-                driver.close()
         alive = self._core.closed or not driver.closed
-        _quietly(self._owner.rollback if alive else self._owner.invalidate)
+        if self._core.invalidated and not driver.closed:
+            driver.close()
+        if alive and self._root is not None and self._root.is_active:
+            _quietly(self._owner.rollback)  # for its hooks
+        elif not alive:
+            _quietly(self._owner.invalidate)
         _quietly(self._owner.close)
+        if not self._core.closed:  # the session has lost it
+            _quietly(self._lent.close)
         return alive
 
     def cancel(self) -> None:
@@ -357,11 +363,16 @@ class _AsyncUnit(_Borrowed[AsyncSession | AsyncConnection]):
                 await driver.rollback()
             except psycopg.Error:
                 await driver.close()
-            if self._core.invalidated:
-                await driver.close()
         alive = self._core.closed or not driver.closed
-        await _aquietly(self._owner.rollback if alive else self._owner.invalidate)
+        if self._core.invalidated and not driver.closed:
+            await driver.close()
+        if alive and self._root is not None and self._root.is_active:
+            await _aquietly(self._owner.rollback)
+        elif not alive:
+            await _aquietly(self._owner.invalidate)
         await _aquietly(self._owner.close)
+        if not self._core.closed:
+            await _aquietly(self._lent.close)
         return alive
 
 

@@ -83,7 +83,10 @@ def test_free_functions_come_twice_under_one_name():
     assert coloured == {"run_step"}
     for name in coloured:
         sync, async_ = inspect.signature(getattr(dbdurable, name)), inspect.signature(getattr(aio, name))
-        derived = {key: str(each).replace("Callable[[], R]", "Callable[[], Awaitable[R]]") for key, each in sync.parameters.items()}
+        derived = {
+            key: str(each).replace("Callable[[], R]", "Callable[[], Awaitable[R]]")
+            for key, each in sync.parameters.items()
+        }
         assert {key: str(each) for key, each in async_.parameters.items()} == derived
         assert async_.return_annotation == f"Awaitable[{sync.return_annotation}]"
     assert {name for name in vars(aio) if not name.startswith("_")} >= coloured

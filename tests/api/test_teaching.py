@@ -24,6 +24,7 @@ from dbdurable.errors import (
     KeyConflict,
     NotInWorkflow,
     NotRunning,
+    StepTimeout,
     UnknownWorkflow,
     WrongColour,
 )
@@ -111,13 +112,22 @@ def test_threads_of_a_body_are_outside_of_it(shop: Shop):
 
     with shop.durable.executor(), pytest.raises(NotInWorkflow) as error:
         album()
-    says(error, "step charge was called outside of a workflow", "A thread that a workflow's body starts is outside of it")
+    says(
+        error, "step charge was called outside of a workflow", "A thread that a workflow's body starts is outside of it"
+    )
 
 
 def test_no_executor(offline: Shop):
     with pytest.raises(NotRunning) as error:
         offline.checkout(42)
-    says(error, "checkout() runs here and now", "`with durable.executor():`", "`checkout.start(...)`", "worker", "python -m")
+    says(
+        error,
+        "checkout() runs here and now",
+        "`with durable.executor():`",
+        "`checkout.start(...)`",
+        "worker",
+        "python -m",
+    )
 
 
 async def test_no_executor_in_async_code(offline: Shop):
@@ -148,7 +158,6 @@ def test_calls_between_the_kinds(shop: Shop):
 
     @shop.durable.workflow
     def outer() -> str:
-        attempt("workflow in a workflow", lambda: shop.checkout(1))
         return inner_step() + str(inner_transaction())
 
     with shop.durable.executor():
@@ -159,7 +168,6 @@ def test_calls_between_the_kinds(shop: Shop):
     assert "`checkout.start(...)`" in texts["workflow in a step"]
     assert "inside transaction inner_transaction" in texts["workflow in a transaction"]
     assert "it would be repeated with the step" in texts["transaction in a step"]
-    assert "`checkout.start(...)` and wait for `.result()`" in texts["workflow in a workflow"]
     assert [step.name for step in handle.steps()] == ["inner_step", "inner_transaction"]
 
 
@@ -176,7 +184,10 @@ def test_current_step_between_steps(shop: Shop):
     def confused() -> str:
         return str(current_step().attempt)
 
-    with shop.durable.executor(), pytest.raises(NotInWorkflow, match=r"in the body of workflow confused.*current_workflow\(\)"):
+    with (
+        shop.durable.executor(),
+        pytest.raises(NotInWorkflow, match=r"in the body of workflow confused.*current_workflow\(\)"),
+    ):
         confused()
 
 
@@ -303,7 +314,9 @@ def test_untyped_connection(durable: Durable):
         return order
 
     for fn in (untyped, nothing):
-        with pytest.raises(TypeError, match=rf"{fn.__name__} needs a first parameter .*`def {fn.__name__}\(tx: psycopg.Connection"):
+        with pytest.raises(
+            TypeError, match=rf"{fn.__name__} needs a first parameter .*`def {fn.__name__}\(tx: psycopg.Connection"
+        ):
             durable.transaction(fn)
     with pytest.raises(TypeError, match=r"first parameter is a int, which is no connection or session"):
         durable.transaction(text)
@@ -340,7 +353,13 @@ def test_two_functions_of_one_name(durable: Durable):
     durable.step(name="x")(one)
     with pytest.raises(DuplicateName) as error:
         durable.step(name="x")(two)
-    says(error, "two functions are named 'x'", f"{__file__}:{one.__code__.co_firstlineno}", f"{__file__}:{two.__code__.co_firstlineno}", "name=")
+    says(
+        error,
+        "two functions are named 'x'",
+        f"{__file__}:{one.__code__.co_firstlineno}",
+        f"{__file__}:{two.__code__.co_firstlineno}",
+        "name=",
+    )
 
 
 def test_the_same_function_defined_again_replaces(durable: Durable, caplog: pytest.LogCaptureFixture):
@@ -366,7 +385,13 @@ def test_annotations_under_type_checking(durable: Durable):
 
     with pytest.raises(BadConfiguration) as error:
         later.start(1)
-    says(error, "amount: Money", "'Money' is unknown at run time", "not under TYPE_CHECKING", "runtime-evaluated-decorators")
+    says(
+        error,
+        "amount: Money",
+        "'Money' is unknown at run time",
+        "not under TYPE_CHECKING",
+        "runtime-evaluated-decorators",
+    )
     with pytest.raises(BadConfiguration, match="'Money' is unknown at run time"):
         durable.executor().open()
 
@@ -407,7 +432,9 @@ def test_method_without_register(durable: Durable):
 
     with pytest.raises(NotRunning) as error:
         Orders().checkout.start(1)
-    says(error, "Orders.checkout is a method", "no executor could find its object", "durable.register(Orders(...), name=")
+    says(
+        error, "Orders.checkout is a method", "no executor could find its object", "durable.register(Orders(...), name="
+    )
     with pytest.raises(BadConfiguration, match="int has no methods decorated as workflow, step or transaction"):
         durable.register(3)
     orders = durable.register(Orders(), name="orders-eu")
@@ -433,10 +460,32 @@ def test_options_of_start_on_a_call(shop: Shop):
             says(error, f"{option}= goes with start", f"`checkout.options({option}=...).start(...)`")
 
 
+def test_options_of_a_step_inside_a_workflow(shop: Shop):
+    @shop.durable.step
+    def slow() -> None:
+        asyncio.run(asyncio.sleep(5))
+
+    @shop.durable.workflow
+    def refused() -> None:
+        shop.charge.options(key="k")(1)
+
+    @shop.durable.workflow
+    def limited() -> None:
+        slow.options(timeout=0.05)()
+
+    with shop.durable.executor():
+        with pytest.raises(BadArgument, match=r"key= goes with start, `charge.options\(key=...\).start\(...\)`"):
+            refused()
+        with pytest.raises(StepTimeout, match=r"slow took longer than 0.05 s"):
+            limited()
+        with pytest.raises(BadArgument, match="retry= goes with a call inside a workflow"):
+            shop.charge.options(retry=5).start(1)
+
+
 def test_tx_on_a_call(shop: Shop, database_url: str):
-    with psycopg.connect(database_url) as conn, shop.durable.executor():
-        with pytest.raises(BadArgument, match=r"tx= goes with start, `checkout.options\(tx=...\).start\(...\)`"):
-            shop.checkout.options(tx=conn)(1)
+    with psycopg.connect(database_url) as conn, shop.durable.executor(), pytest.raises(BadArgument) as error:
+        shop.checkout.options(tx=conn)(1)
+    says(error, "tx= goes with start, `checkout.options(tx=...).start(...)`")
 
 
 def test_key_with_other_arguments(shop: Shop):
@@ -445,7 +494,13 @@ def test_key_with_other_arguments(shop: Shop):
     assert call.start(order=1).id == first.id
     with pytest.raises(KeyConflict) as error:
         call.start(2)
-    says(error, "'k'", "already started checkout with other arguments", str(first.id), "use another key, or the same arguments")
+    says(
+        error,
+        "'k'",
+        "already started checkout with other arguments",
+        str(first.id),
+        "use another key, or the same arguments",
+    )
     with shop.durable.executor():
         assert call(1) == "r-1"  # waits for the one that holds the key
         with pytest.raises(KeyConflict, match="with other arguments"):
@@ -462,7 +517,7 @@ def test_unknown_names_come_with_a_hint(shop: Shop, database_url: str):
 
 
 def test_handles_of_nothing(shop: Shop):
-    with pytest.raises(UnknownWorkflow, match="there is no workflow .* in this schema"):
+    with pytest.raises(UnknownWorkflow, match=r"there is no workflow .* in this schema"):
         shop.durable.client.handle(uuid4()).status()
     with pytest.raises(UnknownWorkflow, match="no workflow checkout was started with key 'nope'"):
         shop.checkout.handle(key="nope").result(1)
@@ -537,7 +592,9 @@ def test_functions_keep_their_looks():
         by_name.name = "other"  # type: ignore[misc]
 
 
-def test_queued_for_long_gets_one_warning(shop: Shop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
+def test_queued_for_long_gets_one_warning(
+    shop: Shop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("dbdurable._protocol.start.CLAIM_WARNING_S", 0.0)
     caplog.set_level(logging.WARNING)
     with pytest.raises(TimeoutError) as error:

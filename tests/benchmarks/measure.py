@@ -1,11 +1,11 @@
-"""Rounds of all contestants in turn, each alone on the server while it is measured."""
+"""Rounds of all contestants: alone on the server while counted, in turns with `hand` while timed."""
 
 from __future__ import annotations
 
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -21,10 +21,14 @@ from tests.support.wait import wait_until
 WARM_UP = 2
 """Workflows a lane before the clock starts: connections are open and statements prepared."""
 
-COUNTED = (5, 25)
+COUNTED = (4, 14)
 """Two windows of so many workflows: their difference has no cost of opening and closing in it."""
 
 COUNTED_TIMES = 3
+"""The least of so many windows counts: heartbeats and polls come by the clock, not by the workflow."""
+
+SLICES = 4
+"""A turn of a contestant alternates with slices of `hand`, so that both meet the same weather."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Figures:
     """What one contestant did in one load; a value a round."""
 
     per_s: list[float] = field(default_factory=list)
+    ratio: list[float] = field(default_factory=list)
     cpu_ms: list[float] = field(default_factory=list)
 
 
@@ -71,8 +76,7 @@ class Result:
 
     def ratio(self, load: Load, contestant: Contestant) -> float:
         """The median of the rounds' ratios to `hand` of the same colour."""
-        own, reference = (self.figures[load, key].per_s for key in (contestant.key, contestant.reference))
-        return median(a / b for a, b in zip(own, reference, strict=True))
+        return median(self.figures[load, contestant.key].ratio)
 
     def cpu_ms(self, load: Load, contestant: Contestant) -> float:
         return median(self.figures[load, contestant.key].cpu_ms)
@@ -97,7 +101,7 @@ class Arena:
         return url_of(Server(self.url), self.databases[contestant.key])
 
     def one(self, query: str, *params: object) -> tuple[Any, ...]:
-        row = self.admin.execute(query, params).fetchone()  # type: ignore[arg-type]
+        row: tuple[Any, ...] | None = self.admin.execute(query.encode(), params).fetchone()
         assert row is not None
         return row
 
@@ -142,61 +146,83 @@ def measure(
 ) -> Result:
     """Counts first, then rounds: each contestant once a round and load, beginning with another one each time."""
     result = Result()
+    known = {each.key: each for each in contestants}
 
     @contextmanager
     def warm(contestant: Contestant, lanes: int, workflows: int) -> Iterator[Run]:
-        """The contestant alone on the server, warmed up; the pages that it writes have been logged once."""
-        ring.admin.execute("checkpoint")
+        """The contestant with connections open and statements prepared."""
         with contestant.opened(ring.url_of(contestant), lanes) as run:
             run(WARM_UP * lanes)
-            gc.collect()
             yield run
         result.done[contestant.key] = result.done.get(contestant.key, 0) + WARM_UP * lanes + workflows
 
+    def rows_of(contestant: Contestant) -> tuple[int, int, int]:
+        with psycopg.connect(ring.url_of(contestant), autocommit=True) as connection:
+            row = connection.execute(contestant.counts.encode()).fetchone()
+            assert row is not None
+            return row[0], row[1], row[2]
+
     def count(contestant: Contestant) -> Counts:
+        """Alone on the server, in steady state.
+
+        What a checkpoint makes the server log anew (whole pages at their first change, and with checksums at
+        their first hint bit) is provoked before the window: by the warm-up, and by reading what it wrote.
+        """
         advance(f"counting {contestant.key}")
-        commits, wal_bytes = dict[int, int](), dict[int, int]()
-        for workflows in COUNTED:
+        commits, wal_bytes = dict[int, list[int]](), list[int]()
+        few, many = COUNTED
+        for workflows in COUNTED * COUNTED_TIMES:
             before = ring.commits(contestant)
+            ring.admin.execute("checkpoint")
             with warm(contestant, 1, workflows) as run:
+                rows_of(contestant)
                 lsn = ring.lsn()
                 run(workflows)
-                wal_bytes[workflows] = ring.lsn() - lsn
-            commits[workflows] = ring.commits(contestant) - before
-        few, many = COUNTED
-        return Counts((commits[many] - commits[few]) / (many - few), wal_bytes[many] / many)
+                if workflows == many:
+                    wal_bytes.append(ring.lsn() - lsn)
+            commits.setdefault(workflows, []).append(ring.commits(contestant) - before)
+        return Counts((min(commits[many]) - min(commits[few])) / (many - few), min(wal_bytes) / many)
 
     def race(contestant: Contestant, load: Load) -> None:
+        """One turn, in slices that alternate with the same slices of the reference."""
         advance(f"{load.title}: {contestant.key}")
-        with warm(contestant, load.lanes, load.workflows) as run:
-            begun, cpu = time.perf_counter(), time.process_time()
-            run(load.workflows)
-            elapsed_s, cpu_s = time.perf_counter() - begun, time.process_time() - cpu
+        reference, each = known[contestant.reference], -(-load.workflows // SLICES)
+        own_s, reference_s, cpu_s = list[float](), list[float](), 0.0
+        with ExitStack() as stack:
+            run = stack.enter_context(warm(contestant, load.lanes, SLICES * each))
+            run_reference = run
+            if reference is not contestant:
+                run_reference = stack.enter_context(warm(reference, load.lanes, SLICES * each))
+            gc.collect()
+            for _ in range(SLICES):
+                begun, cpu = time.perf_counter(), time.process_time()
+                run(each)
+                own_s.append(time.perf_counter() - begun)
+                cpu_s += time.process_time() - cpu
+                if reference is not contestant:
+                    begun = time.perf_counter()
+                    run_reference(each)
+                    reference_s.append(time.perf_counter() - begun)
         figures = result.figures.setdefault((load, contestant.key), Figures())
-        figures.per_s.append(load.workflows / elapsed_s)
-        figures.cpu_ms.append(cpu_s / load.workflows * 1000)
+        figures.per_s.append(SLICES * each / sum(own_s))
+        figures.cpu_ms.append(cpu_s / (SLICES * each) * 1000)
+        figures.ratio.append(median(a / b for a, b in zip(reference_s or own_s, own_s, strict=True)))
 
     for contestant in contestants:
-        windows = [count(contestant) for _ in range(COUNTED_TIMES)]
-        result.counts[contestant.key] = Counts(
-            median(each.commits for each in windows), median(each.wal_bytes for each in windows)
-        )
+        result.counts[contestant.key] = count(contestant)
     for number in range(rounds):
         first = number % len(contestants)
         for load in loads:
             for contestant in (*contestants[first:], *contestants[:first]):
                 race(contestant, load)
     for contestant in contestants:
-        with psycopg.connect(ring.url_of(contestant)) as connection:
-            row = connection.execute(contestant.counts.encode()).fetchone()
-            assert row is not None
-            result.rows[contestant.key] = (row[0], row[1], row[2])
+        result.rows[contestant.key] = rows_of(contestant)
     return result
 
 
 def total_of(contestants: Sequence[Contestant], loads: Sequence[Load], rounds: int) -> int:
     """How often `measure` calls `advance`."""
-    return len(contestants) * (COUNTED_TIMES + rounds * len(loads))
+    return len(contestants) * (1 + rounds * len(loads))
 
 
 def server_of(connection: Connection[Any]) -> dict[str, str]:
@@ -215,5 +241,3 @@ def server_of(connection: Connection[Any]) -> dict[str, str]:
     connection.execute("drop table bench_probe")
     shown["one commit"] = f"{median(times) * 1000:.2f} ms"
     return shown
-
-

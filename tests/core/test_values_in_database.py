@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 from hypothesis import HealthCheck, given, settings
-from test_values import TYPED, codec, same, values
+from tests.core.test_values import TYPED, codec, same, values
 
 
 def test_every_value_through_the_database_and_back(database_url: str) -> None:

@@ -33,6 +33,8 @@ class Job:
     fault: tuple[str, int, str] | None = None
     """Role, number and action."""
     mutant: str | None = None
+    claims: tuple[str, ...] = ()
+    """Runs whose queues it serves besides its own."""
     keyed: bool = True
     stay: bool = False
     """Keep the executor open after the calls, until killed."""
@@ -98,7 +100,7 @@ def act(job: Job, pipe: Pipe) -> None:
 
 
 def _call(job: Job, program: Any, pipe: Pipe) -> None:
-    with program.durable.executor(queues=job.runs, threads=4) as executor:
+    with program.durable.executor(queues=["default", *job.runs, *job.claims], threads=4) as executor:
         for run in job.runs:
             try:
                 said = repr(_run(job, program, run))
@@ -124,7 +126,7 @@ def _options(job: Job, program: Any, run: str) -> dict[str, Any]:
 
 
 async def _call_async(job: Job, program: Any, pipe: Pipe) -> None:
-    async with program.durable.executor(queues=job.runs, threads=4) as executor:
+    async with program.durable.executor(queues=["default", *job.runs, *job.claims], threads=4) as executor:
         for run in job.runs:
             bound = getattr(program.workflow, "aio", program.workflow).options(**_options(job, program, run))
             args = program.arguments(run)
@@ -240,7 +242,7 @@ def run(job: Job, proxy: Any = None) -> Report:
         return actor.end()
 
 
-def run_all(jobs: Sequence[Job], at_once: int = 2) -> list[Report]:
+def run_all(jobs: Sequence[Job], at_once: int = 2, proxy: Any = None) -> list[Report]:
     """Many, a few at a time."""
     reports: list[Report] = []
     with contextlib.ExitStack() as stack:
@@ -248,6 +250,6 @@ def run_all(jobs: Sequence[Job], at_once: int = 2) -> list[Report]:
         for job in jobs:
             if len(waiting) == at_once:
                 reports.append(waiting.pop(0).end())
-            waiting.append(stack.enter_context(acting(job)))
+            waiting.append(stack.enter_context(acting(job, proxy)))
         reports += [actor.end() for actor in waiting]
     return reports

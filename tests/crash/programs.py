@@ -155,9 +155,14 @@ async def branches(run: str) -> list[Any]:
     return list(await asyncio.gather(branch(1), branch(2), acall(run, "third")))
 
 
+@durable.transaction
+def note(tx: Connection, run: str) -> None:
+    tx.execute("insert into effect values (%s, 'child', 7)", [run])
+
+
 @durable.workflow
-def child(run: str) -> int:
-    return write(run, "child", 7)
+def child(run: str) -> None:
+    note(run)
 
 
 @durable.transaction

@@ -5,41 +5,68 @@ from __future__ import annotations
 import psycopg
 import pytest
 
+from dbdurable.testing.crash import Point
 from tests.crash.actors import Job, Report, run, run_all
+from tests.crash.conftest import Note
+from tests.crash.faults import of_programs, sample
 from tests.crash.oracle import check_house, check_killed, check_same, expire_all, traces
-from tests.crash.programs import PROGRAMS, TABLES
-
-ROLES = ("caller", "workflow")
+from tests.crash.programs import PROGRAMS
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_killed_anywhere_it_ends_as_if_nothing_had_happened(
-    program: str, database_url: str, connection: psycopg.Connection, points_tried
-) -> None:
-    connection.execute(TABLES)
-    golden = run(Job(database_url, program, runs=("golden",), idle=True))
+def kill_at(
+    url: str, connection: psycopg.Connection, program: str, wanted: int | None, mutant: str | None = None
+) -> tuple[list[Point], list[Point]]:
+    """Kills a process at each point; another one takes over all of them. Points tried, and all there are."""
+    golden = run(Job(url, program, runs=("golden",), idle=True, mutant=mutant))
     assert golden.exitcode == 0, golden.error
     expected = traces(connection, "golden")
-    points = [point for point in golden.points if point.role in ROLES]
+    every = of_programs(golden.points)
+    victims = {f"run-{at.role}-{at.number}": at for at in sample(every, wanted, program)}
 
-    victims = {f"run-{at.role}-{at.number}": at for at in points}
     reports = run_all(
         [
-            Job(database_url, program, runs=(name,), fault=(at.role, at.number, "kill"), idle=True)
+            Job(url, program, runs=(name,), fault=(at.role, at.number, "kill"), idle=True, mutant=mutant)
             for name, at in victims.items()
         ]
     )
     for report in reports:
         check_killed(report)
     expire_all(connection)
-    rescued = run(Job(database_url, program, runs=tuple(victims), idle=True))
+    # Whoever got no answer asks again, under the same key; whatever was started is taken over.
+    rescued = run(Job(url, program, runs=tuple(victims), idle=True, mutant=mutant))
 
+    check_rescued(connection, rescued, golden, victims)
+    assert expected == traces(connection, "golden")
+    return list(victims.values()), every
+
+
+def check_rescued(
+    connection: psycopg.Connection, rescued: Report, golden: Report, victims: dict[str, Point]
+) -> None:
+    """Every victim's run ended as the golden one did."""
     assert rescued.exitcode == 0, rescued.error
     for name, at in victims.items():
         try:
             assert rescued.results[name] == golden.results["golden"], "result"
-            check_same(expected, traces(connection, name))
+            check_same(traces(connection, "golden"), traces(connection, name))
         except AssertionError as difference:
             raise AssertionError(f"killed at {at}: {difference}") from difference
     check_house(connection)
-    points_tried(program, "kill", [report.fired for report in reports])
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_killed_anywhere_it_ends_as_if_nothing_had_happened(
+    program: str, database_url: str, prepared: psycopg.Connection, points_tried: Note
+) -> None:
+    tried, every = kill_at(database_url, prepared, program, wanted=10)
+    points_tried(program, "kill", tried, len(every))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_killed_at_every_single_point(
+    program: str, database_url: str, prepared: psycopg.Connection, points_tried: Note
+) -> None:
+    tried, every = kill_at(database_url, prepared, program, wanted=None)
+    points_tried(program, "kill", tried, len(every))

@@ -132,7 +132,7 @@ def start_only(url: str) -> None:
         assert_type(book.options(tx=conn).start("Bob", 8), Handle[str])
     alone = pay.options(queue="payments", delay=timedelta(minutes=5), priority=-1).start("Bob", Decimal(3))
     assert_type(alone.result(), str)
-    hold_room.options(at=datetime(2030, 1, 1, tzinfo=UTC), expires=60, partition="bob", retry=2).start(8)
+    hold_room.options(at=datetime(2030, 1, 1, tzinfo=UTC), expires=60, partition="bob").start(8)
     assert_type(book.handle(key="ann-7"), Handle[str])
     assert_type(book.handle("0198c0de-0000-7000-8000-000000000000").id, UUID)
 

@@ -1,0 +1,227 @@
+"""`dbdurable worker` as a real process: signals, draining, reloading, what it refuses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.support.wait import wait_until
+
+APPLICATION = """
+import os
+import psycopg
+from dbdurable import Durable
+
+durable = Durable()
+bare = Durable()
+number = 4
+
+@durable.step
+def hold() -> None:
+    with psycopg.connect(os.environ["DBDURABLE_DATABASE_URL"], autocommit=True) as connection:
+        connection.execute("select pg_advisory_lock(1)")
+
+@durable.workflow
+def held() -> str:
+    hold()
+    return "done"
+
+@durable.workflow(queue="other")
+async def shout(text: str) -> str:
+    return text.upper() + "!"
+
+@durable.workflow
+def version() -> str:
+    return "version 1"
+
+def make(): return durable
+"""
+
+
+class Worker:
+    """A `dbdurable worker` in a directory of its own."""
+
+    def __init__(self, directory: Path, url: str) -> None:
+        self.directory, self.url = directory, url
+        self.log = directory / "log"
+        self.process: subprocess.Popen[bytes] | None = None
+        (directory / "shop.py").write_text(APPLICATION)
+
+    def start(self, *arguments: str, ready: bool = True) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "DBDURABLE_DATABASE_URL": self.url, "PYTHONDONTWRITEBYTECODE": "1"}
+        environment["DBDURABLE_BEAT_INTERVAL_S"] = "0.2"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "dbdurable", "worker", *arguments],
+                cwd=self.directory,
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
+        if ready:
+            self.says("runs ")
+        return self.process
+
+    def says(self, text: str, times: int = 1) -> None:
+        wait_until(lambda: self.text.count(text) >= times, 20, f"{text!r} in the worker's log")
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def refuses(self, *arguments: str) -> str:
+        process = self.start(*arguments, ready=False)
+        assert process.wait(20) == 1, self.text
+        assert "Traceback" not in self.text
+        return self.text
+
+
+@pytest.fixture
+def worker(tmp_path: Path, database_url: str) -> Iterator[Worker]:
+    made = Worker(tmp_path, database_url)
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.process.kill()
+        made.process.wait(10)
+
+
+Start = Callable[..., str]
+
+
+@pytest.fixture
+def start(connection: psycopg.Connection[Any]) -> Start:
+    """Starts a workflow by name, in SQL; registers the name as an executor would have."""
+
+    def by_name(name: str, arguments: str = "{}", queue: str = "default") -> str:
+        connection.execute(
+            "insert into dbdurable.definition (name, queue, max_attempts) values (%s, %s, 20) on conflict do nothing",
+            [name, queue],
+        )
+        row = connection.execute("select dbdurable.start(%s, %s)", [name, arguments]).fetchone()
+        assert row is not None
+        return str(row[0])
+
+    return by_name
+
+
+def status(connection: psycopg.Connection[Any], id: str) -> str:
+    row = connection.execute("select status from dbdurable.workflows where id = %s", [id]).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def held_now(connection: psycopg.Connection[Any]) -> bool:
+    query = "select count(*) from pg_locks where locktype = 'advisory' and objid = 1 and not granted"
+    row = connection.execute(query).fetchone()
+    return row is not None and row[0] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_drains(
+    worker: Worker, start: Start, connection: psycopg.Connection[Any], number: signal.Signals
+):
+    connection.execute("select pg_advisory_lock(1)")
+    first = start("held")
+    process = worker.start("shop:durable")
+    wait_until(lambda: held_now(connection), what="the step runs")
+    process.send_signal(number)
+    worker.says(f"stopping ({number.name}): 1 running")
+    second = start("version")
+    assert process.poll() is None
+    connection.execute("select pg_advisory_unlock(1)")
+    assert process.wait(20) == 0, worker.text
+    assert status(connection, first) == "succeeded"
+    assert status(connection, second) == "queued"
+    assert connection.execute("select count(*) from dbdurable.executors").fetchone() == (0,)
+    assert worker.text.splitlines()[-1].endswith("stopped")
+
+
+def test_the_second_signal_stops_at_once(worker: Worker, start: Start, connection: psycopg.Connection[Any]):
+    connection.execute("select pg_advisory_lock(1)")
+    id = start("held")
+    process = worker.start("shop:durable")
+    wait_until(lambda: held_now(connection), what="the step runs")
+    process.send_signal(signal.SIGTERM)
+    worker.says("stopping (SIGTERM)")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 128 + signal.SIGTERM
+    assert status(connection, id) == "running"  # the next worker recovers it
+    connection.execute("select pg_advisory_unlock(1)")
+    again = worker.start("shop:durable")
+    wait_until(lambda: status(connection, id) == "succeeded", 20, "recovered")
+    again.send_signal(signal.SIGTERM)
+    assert again.wait(20) == 0
+
+
+def test_until_idle_in_both_colours(worker: Worker, start: Start, connection: psycopg.Connection[Any]):
+    ids = [start("version"), start("shout", '{"text": "hi"}', queue="other")]
+    assert worker.start("shop:make()", "--until-idle").wait(20) == 0, worker.text
+    rows = connection.execute("select output from dbdurable.workflows where id = any(%s) order by id", [ids])
+    assert rows.fetchall() == [("version 1",), ("HI!",)]
+    assert "stopping (idle): nothing is running" in worker.text
+
+
+def test_only_the_queues_that_are_named(worker: Worker, start: Start, connection: psycopg.Connection[Any]):
+    ids = [start("version"), start("shout", '{"text": "hi"}', queue="other")]
+    assert worker.start("shop:durable", "--queue", "other", "--until-idle").wait(20) == 0, worker.text
+    assert [status(connection, id) for id in ids] == ["queued", "succeeded"]
+
+
+def test_reload_runs_the_new_code(worker: Worker, start: Start, connection: psycopg.Connection[Any]):
+    def output(id: str) -> Any:
+        wait_until(lambda: status(connection, id) == "succeeded", 20)
+        row = connection.execute("select output from dbdurable.workflows where id = %s", [id]).fetchone()
+        return row and row[0]
+
+    source = worker.directory / "shop.py"
+    process = worker.start("shop:durable", "--reload")
+    assert output(start("version")) == "version 1"
+    source.write_text("this is no Python")
+    worker.says("changed: shop.py; starting again")
+    worker.says("SyntaxError")
+    source.write_text(APPLICATION.replace("version 1", "version 2"))
+    worker.says("runs ", times=2)
+    assert output(start("version")) == "version 2"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0, worker.text
+
+
+def test_a_worker_with_no_functions_names_include(worker: Worker):
+    assert "include=" in worker.refuses("shop:bare")
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("nowhere:durable", "there is no module 'nowhere'"),
+        ("shop:nothing", "module 'shop' has no 'nothing'; it has: bare, durable"),
+        ("shop:number", "shop:number is a int, not a Durable"),
+        ("shop:make", "to call it, write 'shop:make()'"),
+        ("shop", "'shop' names no object; write module:object"),
+        ("shop.py:durable", "there is no module 'shop.py'"),
+    ],
+)
+def test_references_that_are_none(worker: Worker, reference: str, says: str):
+    assert says in worker.refuses(reference)
+
+
+def test_a_bad_url_and_no_database(worker: Worker):
+    worker.url = "postgresql://ann:s3cret@127.0.0.1:1/shop"
+    said = worker.refuses("shop:durable")
+    assert "cannot use PostgreSQL at 127.0.0.1, port 1" in said
+    assert "s3cret" not in said
+
+
+def test_a_mistake_in_the_application_keeps_its_traceback(worker: Worker):
+    (worker.directory / "shop.py").write_text("import missing_library\n")
+    assert worker.start("shop:durable", ready=False).wait(20) == 1
+    assert "shop.py" in worker.text
+    assert "No module named 'missing_library'" in worker.text

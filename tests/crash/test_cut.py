@@ -1,0 +1,93 @@
+"""The connection breaks at every point, or an answer is lost: the same process goes on by itself."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from dbdurable.testing.crash import Point
+from tests.crash.actors import Job, run, run_all
+from tests.crash.conftest import Note
+from tests.crash.faults import of_programs, sample
+from tests.crash.oracle import check_house, check_same, traces
+from tests.crash.programs import PROGRAMS
+from tests.crash.proxy import Proxy
+
+ANSWERED = ("start", "start_here", "start_child", "append", "finish", "record_fenced", "record_in_transaction + commit")
+"""What changes something: its answer can be lost after it has taken effect."""
+
+SHORT, LONG = ["mixed", "async", "parent", "method"], list(PROGRAMS)
+
+
+def break_at(
+    url: str, connection: psycopg.Connection, program: str, action: str, wanted: int | None, keyed: bool = True
+) -> tuple[list[Point], list[Point]]:
+    """Breaks one run at each point; every one of them has to end by itself as the golden one did."""
+    golden = run(Job(url, program, runs=("golden",), idle=True, keyed=keyed))
+    assert golden.exitcode == 0, golden.error
+    every = of_programs(golden.points)
+    if action == "lose":
+        every = [point for point in every if point.name.removeprefix("before ") in ANSWERED]
+    chosen = {f"run-{at.role}-{at.number}": at for at in sample(every, wanted, f"{action} {program}")}
+    with Proxy(url) as proxy:
+        reports = run_all(
+            [
+                Job(
+                    proxy.url if action == "lose" else url,
+                    program,
+                    runs=(name,),
+                    fault=(at.role, at.number, action),
+                    idle=True,
+                    keyed=keyed,
+                )
+                for name, at in chosen.items()
+            ],
+            at_once=1,
+            proxy=proxy,
+        )
+        assert action != "lose" or proxy.lost == len(chosen), "not every answer was lost"
+    for (name, at), report in zip(chosen.items(), reports, strict=True):
+        assert report.fired is not None, f"void: {at} was not reached"
+        try:
+            assert report.exitcode == 0, report.error
+            assert report.results[name] == golden.results["golden"], "result"
+            check_same(traces(connection, "golden"), traces(connection, name))
+        except AssertionError as difference:
+            raise AssertionError(f"{action} at {at}: {difference}") from difference
+    check_house(connection)
+    return list(chosen.values()), every
+
+
+@pytest.mark.parametrize("program", SHORT)
+def test_a_broken_connection_is_not_noticed_outside(
+    program: str, database_url: str, prepared: psycopg.Connection, points_tried: Note
+) -> None:
+    tried, every = break_at(database_url, prepared, program, "cut", wanted=8)
+    points_tried(program, "cut", tried, len(every))
+
+
+@pytest.mark.parametrize("program", SHORT)
+def test_a_lost_answer_is_not_noticed_outside(
+    program: str, database_url: str, prepared: psycopg.Connection, points_tried: Note
+) -> None:
+    tried, every = break_at(database_url, prepared, program, "lose", wanted=6)
+    points_tried(program, "lose", tried, len(every))
+
+
+def test_a_lost_answer_without_a_key_starts_nothing_twice(
+    database_url: str, prepared: psycopg.Connection, points_tried: Note
+) -> None:
+    tried, every = break_at(database_url, prepared, "transactions", "lose", wanted=None, keyed=False)
+    points_tried("no key", "lose", tried, len(every))
+    assert prepared.execute("select count(*) from dbdurable.workflow").fetchone() == (1 + len(tried),)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("action", ["cut", "lose"])
+@pytest.mark.parametrize("program", LONG)
+def test_broken_at_every_single_point(
+    program: str, action: str, database_url: str, prepared: psycopg.Connection, points_tried: Note
+) -> None:
+    tried, every = break_at(database_url, prepared, program, action, wanted=None)
+    points_tried(program, action, tried, len(every))

@@ -1,0 +1,95 @@
+"""SIGKILL inside the services of an executor: registering, beating, claiming, recovering."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from dbdurable.testing.crash import Point
+from tests.crash.actors import Job, run, run_all
+from tests.crash.conftest import Note
+from tests.crash.oracle import check_house, check_killed, check_same, expire_all, traces
+
+PROGRAM = "queued"
+
+
+def first_points(points: list[Point], role: str, until: str) -> list[Point]:
+    """The points of a service up to the first of that name: behind it come polls, at any time."""
+    of_role = [point for point in points if point.role == role]
+    names = [point.name for point in of_role]
+    assert until in names, names
+    return of_role[: names.index(until) + 1]
+
+
+def leave_work(url: str, connection: psycopg.Connection, runs: list[str]) -> None:
+    """For each run, a process that dies in the middle of it."""
+    reports = run_all([Job(url, PROGRAM, runs=(name,), fault=("workflow", 8, "kill")) for name in runs])
+    for report in reports:
+        check_killed(report)
+    expire_all(connection)
+
+
+@pytest.mark.parametrize(
+    ("role", "until"),
+    [
+        ("control", "after claim_plan + claim + claimed_journals"),
+        ("heartbeat", "after session"),
+    ],
+)
+def test_killed_in_a_service_strands_nothing(
+    role: str, until: str, database_url: str, prepared: psycopg.Connection, points_tried: Note
+) -> None:
+    golden = run(Job(database_url, PROGRAM, runs=("golden",), idle=True))
+    points = first_points(golden.points, role, until)
+    runs = [f"run-{at.number}" for at in points]
+    leave_work(database_url, prepared, runs)
+
+    # Each of them finds what the dead left: it is killed while it registers, beats, recovers or claims.
+    reports = []
+    for at in points:
+        reports.append(run(Job(database_url, PROGRAM, fault=(role, at.number, "kill"), claims=tuple(runs), stay=True)))
+        check_killed(reports[-1])
+        expire_all(prepared)
+    rescued = run(Job(database_url, PROGRAM, runs=tuple(runs), idle=True))
+
+    assert rescued.exitcode == 0, rescued.error
+    for name in runs:
+        assert rescued.results[name] == golden.results["golden"]
+        check_same(traces(prepared, "golden"), traces(prepared, name))
+    check_house(prepared)
+    points_tried(role, "kill", [report.fired for report in reports], len(points))
+
+
+def test_several_replicas_recover_at_once(database_url: str, prepared: psycopg.Connection) -> None:
+    golden = run(Job(database_url, PROGRAM, runs=("golden",), idle=True))
+    runs = [f"run-{number}" for number in range(24)]
+    leave_work(database_url, prepared, runs)
+
+    rescuers = run_all([Job(database_url, PROGRAM, claims=tuple(runs), idle=True) for _ in range(4)], at_once=4)
+
+    assert [report.exitcode for report in rescuers] == [0] * 4, [report.error for report in rescuers]
+    for name in runs:
+        check_same(traces(prepared, "golden"), traces(prepared, name))
+    check_house(prepared)
+    # Each of them was charged once and begun anew once: nobody recovered what another one had recovered.
+    assert prepared.execute(
+        "select distinct epoch from dbdurable.workflow where input::json ->> 'run' <> 'golden'"
+    ).fetchall() == [(3,)]
+
+
+def test_a_dead_executor_with_many_finished_lease_rows_does_not_delay_recovery(
+    database_url: str, prepared: psycopg.Connection
+) -> None:
+    """Direct calls leave a lease row each until the next beat: recovery walks past them in one go."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            """
+            insert into dbdurable.lease (executor_id, batch, ids)
+            select '00000000-0000-0000-0000-00000000dead', n, array[gen_random_uuid()] from generate_series(1, 200) n
+            """
+        )
+    run(Job(database_url, PROGRAM, idle=True))
+    run(Job(database_url, PROGRAM, runs=("one",), idle=True))
+    assert prepared.execute(
+        "select count(*) from dbdurable.lease where executor_id = '00000000-0000-0000-0000-00000000dead'"
+    ).fetchone() == (0,)

@@ -1,0 +1,123 @@
+"""The examples run as they stand, print what they should, and the two colours of one are the same program."""
+
+from __future__ import annotations
+
+import ast
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+LINES_MAX = 80
+
+
+def run(name: str, url: str, *arguments: str, status: int = 0) -> list[str]:
+    """The lines that an example prints."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments],
+        env={**os.environ, "DBDURABLE_DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("name", ["quickstart", "quickstart_async"])
+def test_quickstart(name: str, database_url: str):
+    steps = ["transaction take_seat", "step send_mail"]
+    assert run(name, database_url) == ["mail to Ann: your seat is 1", "Ann has seat 1", *steps]
+    # The same key: the same booking, and nothing runs again.
+    assert run(name, database_url) == ["Ann has seat 1", *steps]
+
+
+@pytest.mark.parametrize("name", ["orders", "orders_async"])
+def test_orders(name: str, database_url: str):
+    assert run(name, database_url) == [
+        "receipt for 3900 cents",
+        "2 calls to the payment service, 1 key",
+        "9 kettles left",
+    ]
+
+
+def test_saga(database_url: str):
+    assert run("saga", database_url) == [
+        "trip 1: booked",
+        "trip 2: no trip: car sold out",
+        "  1 flight reserved",
+        "  1 hotel reserved",
+        "  1 car reserved",
+        "  2 flight reserved",
+        "  2 hotel reserved",
+        "  2 hotel given back",
+        "  2 flight given back",
+        "  0 car left",
+        "  4 flight left",
+        "  4 hotel left",
+    ]
+
+
+def test_etl_goes_on_where_it_was_killed(database_url: str, connection: psycopg.Connection[Any]):
+    killed = run("etl", database_url, "--crash-in", "4", status=-signal.SIGKILL)
+    assert killed == [f"loading chunk {chunk}" for chunk in range(5)]
+    assert chunks(connection) == dict.fromkeys(range(4), 500)  # of chunk 4, nothing
+
+    outcome = "5000 cities loaded, 5000 rows in the table; most people: CN, IN, BR"
+    assert run("etl", database_url) == [*(f"loading chunk {chunk}" for chunk in range(4, 10)), outcome]
+    assert chunks(connection) == dict.fromkeys(range(10), 500)
+    assert run("etl", database_url) == [outcome]
+
+
+def chunks(connection: psycopg.Connection[Any]) -> dict[int, int]:
+    return dict(connection.execute("select chunk, count(*) from example_city group by 1").fetchall())
+
+
+# ---- the two colours ---------------------------------------------------------------------------------------
+
+
+def without_colour(source: str) -> str:
+    """The program without what makes it asynchronous: layout and superfluous parentheses do not count."""
+    source = source.replace("import asyncio\n", "").replace("asyncio.run(main())", "main()")
+    source = re.sub(r"\b(async|await) ", "", source).replace("AsyncConnection", "Connection")
+    return ast.unparse(ast.parse(source))
+
+
+def comments(source: str) -> list[str]:
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return [token.string for token in tokens if token.type == tokenize.COMMENT]
+
+
+@pytest.mark.parametrize("name", ["quickstart", "orders"])
+def test_the_colours_differ_by_nothing_but_colour(name: str):
+    sync, asynchronous = ((EXAMPLES / f"{n}.py").read_text("utf-8") for n in (name, f"{name}_async"))
+    assert without_colour(sync) == without_colour(asynchronous)
+    assert comments(sync) == comments(asynchronous)
+    assert not re.search(r"async|await", sync)
+    # And everything that could be asynchronous is: no sync connection, no sync function beside __init__.
+    functions = [n for n in ast.walk(ast.parse(asynchronous)) if isinstance(n, ast.FunctionDef)]
+    assert [f.name for f in functions if f.name != "__init__"] == []
+    assert not re.search(r"(?<!Async)Connection\b(?!Error)", asynchronous)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_examples_are_short(path: Path):
+    assert len(path.read_text("utf-8").splitlines()) <= LINES_MAX
+
+
+def test_the_quickstart_page_shows_the_program_that_runs():
+    page = (EXAMPLES.parent / "docs" / "quickstart.md").read_text("utf-8")
+    program = (EXAMPLES / "quickstart.py").read_text("utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        assert block in program
