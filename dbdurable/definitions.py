@@ -8,6 +8,7 @@ in `_executor.calls`.
 from __future__ import annotations
 
 import asyncio
+import asyncio
 import functools
 import importlib
 import inspect
@@ -246,7 +247,7 @@ class Function(_Face, Generic[P, R_co]):
             flow, _ = self.start_flow(this)
             id = self.runtime.drive(flow)
         else:
-            database = self.runtime.database
+            database = self.runtime.database_for_tx()
             id = run_in(tx, database.text(START), this.params, database.schema)[0][0]
         return cast("Handle[R_co]", self.started(Handle, id, tx))
 
@@ -332,7 +333,7 @@ class AsyncFunction(_Face, Generic[P, R_co]):
 
     async def _astart_in(self, tx: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         this = self.start_of(args, kwargs, own_id=False)
-        database = self.runtime.database
+        database = await asyncio.to_thread(self.runtime.database_for_tx)
         rows = await arun_in(tx, database.text(START), this.params, database.schema)
         return self.started(AsyncHandle, rows[0][0], tx)
 

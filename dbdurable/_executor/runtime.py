@@ -116,6 +116,16 @@ class Runtime:
                     )
         return self._database
 
+    def database_for_tx(self) -> Database:
+        """The database for a start in the caller's transaction: its tables are made at first use, too.
+
+        Unless no URL is set: a program that only ever passes `tx=` must not start an embedded server by it.
+        """
+        database = self.database
+        if self.settings.url is not None and self.settings.embedded != "always":
+            database.prepare()
+        return database
+
     def source_for(self, definition: Definition) -> Source:
         """The source that fills a transaction's first parameter."""
         found = self._sources.get(definition)
