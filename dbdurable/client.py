@@ -29,7 +29,7 @@ LIMIT_MAX = 10_000
 class _Client:
     """What both colours share."""
 
-    def __init__(self, url: str | None = None, *, schema: str = "dbdurable") -> None:
+    def __init__(self, url: str | None = None, *, schema: str | None = None) -> None:
         # A client is often a guest: it checks the tables and leaves making them to their owner.
         self.runtime = Runtime(Configuration(url=url, schema=schema, migrate=False))
 

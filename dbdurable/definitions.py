@@ -8,7 +8,6 @@ in `_executor.calls`.
 from __future__ import annotations
 
 import asyncio
-import asyncio
 import functools
 import importlib
 import inspect

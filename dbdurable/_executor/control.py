@@ -70,6 +70,7 @@ class Control:
                 if boottime() >= recover_at:
                     recover_at = boottime() + RECOVER_S * self._random.uniform(0.8, 1.2)
                     self.recover()
+                self._executor.learn(self._driver)
                 busy = self.claim()
                 delay_s = POLL_S_FIRST if busy else min(self._poll_s_max, delay_s * 1.5)
             except (ConnectionLost, Transient, DatabaseUnavailable) as error:

@@ -29,6 +29,7 @@ from dbdurable.errors import BadConfiguration, WaitTimeout
 from dbdurable.types import Duration, Queue
 
 if TYPE_CHECKING:
+    from dbdurable._executor.definition import Definition
     from dbdurable._executor.runtime import Runtime
 
 logger = logging.getLogger("dbdurable")
@@ -146,6 +147,7 @@ class Executor:
         if self._open or runtime.executor is not None:
             raise BadConfiguration("an executor of this Durable is open already; one process needs only one")
         runtime.include()
+        self._version = runtime.registry.version
         definitions = runtime.registry.runnable()
         if not definitions:
             raise BadConfiguration(
@@ -154,8 +156,7 @@ class Executor:
             )
         for definition in definitions:
             _ = definition.arguments, definition.result  # annotations that cannot be stored fail here
-        self.definitions = {definition.name: definition for definition in definitions}
-        self.queues = self._queues or sorted({"default", *(d.queue for d in definitions if d.queue)})
+        self._take(definitions)
         database = runtime.database
         database.connections_max = max(database.connections_max, self.threads + 8)
         database.prepare()
@@ -173,10 +174,29 @@ class Executor:
         self.control.start()
         return self
 
-    def register(self) -> Lease:
-        """A new identity: a row in `executor`, and what a start by name needs to know."""
-        runtime = self.runtime
-        driver = SyncDriver(runtime.database)
+    def _take(self, definitions: list[Definition]) -> None:
+        self.definitions = {definition.name: definition for definition in definitions}
+        self.queues = self._queues or sorted({"default", *(d.queue for d in definitions if d.queue)})
+
+    def learn(self, driver: SyncDriver) -> None:
+        """Takes up what was decorated since: a notebook's next cell, a module that was imported late."""
+        registry = self.runtime.registry
+        if registry.version == self._version:
+            return
+        version, usable = registry.version, []
+        for definition in registry.runnable():
+            try:
+                _ = definition.arguments, definition.result
+            except BadConfiguration as error:
+                logger.error("%s %s cannot run here: %s", definition.kind, definition.name, error)
+            else:
+                usable.append(definition)
+        self._take(usable)
+        self._define(driver)
+        driver.run(resend(sql.KNOWS, self.lease.executor_id, sorted(self.definitions), self.queues))
+        self._version = version
+
+    def _define(self, driver: SyncDriver) -> None:
         known = list(self.definitions.values())
         driver.run(
             resend(
@@ -187,6 +207,12 @@ class Executor:
                 [d.timeout_s if d.kind == "workflow" else None for d in known],
             )
         )
+
+    def register(self) -> Lease:
+        """A new identity: a row in `executor`, and what a start by name needs to know."""
+        runtime = self.runtime
+        driver = SyncDriver(runtime.database)
+        self._define(driver)
         lease = Lease(uuid4(), runtime.settings.lease_ttl_s, boottime)
         driver.run(
             resend(
@@ -259,5 +285,7 @@ class Executor:
         await self._loop.shutdown_default_executor()
 
     def _is_idle(self) -> bool:
-        rows = SyncDriver(self.runtime.database).run(resend(sql.IDLE, self.queues, list(self.definitions)))
+        rows = SyncDriver(self.runtime.database).run(
+            resend(sql.IDLE, self.queues, [d.name for d in self.runtime.registry.runnable()])
+        )
         return bool(rows[0][0])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
 import logging
-import sys
 from typing import Any
 
 from dbdurable._core.names import check_name
@@ -18,6 +18,8 @@ class Registry:
 
     def __init__(self) -> None:
         self.definitions: dict[str, Definition] = {}
+        self.version = 0
+        """Grows with every change: an executor that is open looks at it."""
         self._instances: dict[int, tuple[Any, str]] = {}
 
     def add(self, definition: Definition) -> None:
@@ -28,9 +30,10 @@ class Registry:
                 f"two functions are named {definition.name!r}: {known.place} and {definition.place}; "
                 "give one of them another name with name="
             )
-        if known is not None and not _in_notebook():
+        if known is not None and not in_notebook():
             logger.warning("%s %s was defined again at %s", definition.kind, definition.name, definition.place)
         self.definitions[definition.name] = definition
+        self.version += 1
 
     def add_instance(self, instance: Any, name: str | None) -> None:
         """Registers the durable methods of an object under `name.method`."""
@@ -49,6 +52,7 @@ class Registry:
             method = definition.fn.__name__
             self.definitions[f"{prefix}.{method}"] = definition.bound_to(instance, f"{prefix}.{method}")
         self._instances[id(instance)] = (instance, prefix)
+        self.version += 1
 
     def instance_definition(self, instance: Any, definition: Definition) -> Definition | None:
         """The definition of a method as registered for that very object."""
@@ -57,15 +61,17 @@ class Registry:
 
     def runnable(self) -> list[Definition]:
         """What an executor can claim: methods only once their object is registered."""
-        return [d for d in self.definitions.values() if not d.method or d.instance is not None]
+        return [d for d in list(self.definitions.values()) if not d.method or d.instance is not None]
 
 
 def _same_function(a: Definition, b: Definition) -> bool:
     return (a.fn.__module__, a.fn.__qualname__) == (b.fn.__module__, b.fn.__qualname__)
 
 
-def _in_notebook() -> bool:
-    return "ipykernel" in sys.modules
+def in_notebook() -> bool:
+    """Whether this is a notebook's kernel: it runs every cell on its loop, and defines functions again and again."""
+    shell = getattr(builtins, "get_ipython", None)
+    return shell is not None and getattr(shell(), "kernel", None) is not None
 
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "in_notebook"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dbdurable._executor.definition import Definition
-from dbdurable._executor.registry import Registry
+from dbdurable._executor.registry import Registry, in_notebook
 from dbdurable._io.connect import resolve_url
 from dbdurable._io.database import Database
 from dbdurable._io.drive import AsyncDriver, SyncDriver
@@ -214,18 +214,9 @@ def check_blocking(name: str, write: str) -> None:
         asyncio.get_running_loop()
     except RuntimeError:
         return
-    if _on_notebook_loop():
+    if in_notebook():
         return
     raise WrongColour(f"{name} blocks, and this thread runs an event loop: write `{write}`")
-
-
-def _on_notebook_loop() -> bool:
-    """IPython's kernel runs every cell on its loop and expects cells to block it."""
-    try:
-        shell = get_ipython()  # type: ignore[name-defined]
-    except NameError:
-        return False
-    return getattr(shell, "kernel", None) is not None
 
 
 async def run_in_thread(pool: Any, function: Callable[[], R]) -> R:

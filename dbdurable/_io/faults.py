@@ -16,7 +16,7 @@ from dbdurable.errors import (
     UnknownWorkflow,
 )
 
-_TRANSIENT = frozenset({"40001", "40P01", "55P03"})
+_TRANSIENT = frozenset({"40001", "40P01", "55P03", "26000"})
 _MISSING = frozenset({"3F000", "42P01", "42883", "42703", "42704"})
 
 

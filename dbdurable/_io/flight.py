@@ -26,7 +26,8 @@ def record_and_commit(connection: Any, name: str, text: str, params: tuple[Any, 
     pgconn: PGconn = connection.pgconn
     known: set[str] = connection.prepared
     pgconn.enter_pipeline_mode()
-    if name not in known:
+    preparing = name not in known
+    if preparing:
         pgconn.send_prepare(name.encode(), text.encode())
     pgconn.send_query_prepared(name.encode(), [_text(value) for value in params])
     pgconn.send_query_params(_COMMIT, None)
@@ -39,14 +40,21 @@ def record_and_commit(connection: Any, name: str, text: str, params: tuple[Any, 
             continue
         if result.status == ExecStatus.PIPELINE_SYNC:
             break
+        if preparing:
+            preparing = False
+            if result.status == ExecStatus.COMMAND_OK:
+                known.add(name)  # no rollback undoes it: not even when the record is refused
+                continue
         if result.status == ExecStatus.FATAL_ERROR and failed is None:
             failed = result
         elif result.command_status:
             tag = result.command_status.decode()
     pgconn.exit_pipeline_mode()
     if failed is not None:
-        raise errors.error_from_result(failed, encoding=connection.info.encoding)
-    known.add(name)
+        error = errors.error_from_result(failed, encoding=connection.info.encoding)
+        if isinstance(error, errors.InvalidSqlStatementName):
+            known.discard(name)  # the body ran DEALLOCATE ALL; meaning() has it run again
+        raise error
     return tag
 
 

@@ -15,6 +15,11 @@ REGISTER: Final = Statement(
     """,
 )
 
+KNOWS: Final = Statement(
+    "knows",
+    "update {schema}.executor set names = $2::text[], queues = $3::text[] where id = $1::uuid",
+)
+
 DEFINE: Final = Statement(
     "define",
     # What a start by name needs; written only where it differs, so that a restart writes nothing.

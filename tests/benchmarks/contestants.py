@@ -249,8 +249,12 @@ def durable_async_opened(url: str, lanes: int) -> Iterator[Run]:
         return await ten(n)
 
     try:
-        with durable.executor(), asyncio.Runner() as runner:
-            yield on_tasks(runner, [one] * lanes)
+        with asyncio.Runner() as runner:
+            executor = runner.run(durable.executor().aopen())  # bodies run on the caller's own loop
+            try:
+                yield on_tasks(runner, [one] * lanes)
+            finally:
+                runner.run(executor.aclose())
     finally:
         durable.close()
 

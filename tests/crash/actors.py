@@ -36,6 +36,8 @@ class Job:
     claims: tuple[str, ...] = ()
     """Runs whose queues it serves besides its own."""
     keyed: bool = True
+    patience_s: float = 30.0
+    """How long it waits for a result, and for idle queues."""
     stay: bool = False
     """Keep the executor open after the calls, until killed."""
     idle: bool = False
@@ -108,7 +110,7 @@ def _call(job: Job, program: Any, pipe: Pipe) -> None:
                 said = f"{type(error).__name__}: {error}"
             pipe.send(("result", run, said.replace(run, "*")))
         if job.idle:
-            executor.wait_idle(TIMEOUT_S)
+            executor.wait_idle(job.patience_s)
         if job.stay:
             pipe.send(("staying",))
             signal.pause()
@@ -117,7 +119,7 @@ def _call(job: Job, program: Any, pipe: Pipe) -> None:
 def _run(job: Job, program: Any, run: str) -> Any:
     bound = getattr(program.workflow, "sync", program.workflow).options(**_options(job, program, run))
     args = program.arguments(run)
-    return bound.start(*args).result(timeout=TIMEOUT_S) if program.queued else bound(*args)
+    return bound.start(*args).result(timeout=job.patience_s) if program.queued else bound(*args)
 
 
 def _options(job: Job, program: Any, run: str) -> dict[str, Any]:
@@ -132,7 +134,7 @@ async def _call_async(job: Job, program: Any, pipe: Pipe) -> None:
             args = program.arguments(run)
             try:
                 if program.queued:
-                    value = await (await bound.start(*args)).result(timeout=TIMEOUT_S)
+                    value = await (await bound.start(*args)).result(timeout=job.patience_s)
                 else:
                     value = await bound(*args)
                 said = repr(value)
@@ -140,7 +142,7 @@ async def _call_async(job: Job, program: Any, pipe: Pipe) -> None:
                 said = f"{type(error).__name__}: {error}"
             pipe.send(("result", run, said.replace(run, "*")))
         if job.idle:
-            await executor.await_idle(TIMEOUT_S)
+            await executor.await_idle(job.patience_s)
         if job.stay:
             pipe.send(("staying",))
             await asyncio.Event().wait()
@@ -171,7 +173,7 @@ class Actor:
 
     def hear(self, wanted: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
         """Takes what it says until it has said `wanted`; without that, until it has ended."""
-        while self._pipe.poll(timeout_s):
+        while self._pipe.poll(min(timeout_s, self.job.patience_s + 5)):
             try:
                 word, *rest = self._pipe.recv()
             except (EOFError, ConnectionResetError):

@@ -1,4 +1,8 @@
-"""Wrong versions of the library, put in place in a child process only: tests of the tests."""
+"""Wrong versions of the library, put in place in a child process only: tests of the tests.
+
+Each is a mistake that somebody could make in good faith. A mutant that no test notices means that the tests
+are blind there, so `test_mutants` demands a failure for each.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,93 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-MUTANTS: dict[str, Mutant] = {}
+from dbdurable._io import source
+from dbdurable._sql import executor, step
+from dbdurable._sql.statement import Statement
+
+FENCE = """coalesce((select w.epoch from {schema}.workflow w
+                   where w.id = $1 and w.executor_id = $7::uuid and w.epoch = $8::int and w.status = 'running'
+                     for share), {schema}.fenced())"""
+NO_FENCE = "coalesce($8::int, ($7::uuid is null)::int)"
 
 
 @dataclass(frozen=True)
 class Mutant:
     """One mistake, and the promise that it breaks."""
 
-    name: str
-    promise: str
+    breaks: str
     apply: Callable[[], None]
+
+
+def replace(statement: Statement, old: str, new: str) -> None:
+    """Changes a statement's text; a mutant that changes nothing is no mutant."""
+    assert old in statement.text, f"{statement} has changed: correct the mutant"
+    statement.text = statement.text.replace(old, new)  # type: ignore[assignment]
+
+
+def remove_fence() -> None:
+    replace(step.RECORD_IN_TRANSACTION, FENCE, NO_FENCE)
+
+
+def record_after_commit() -> None:
+    """Two transactions instead of one: the step's writes first, its record after them."""
+
+    def commit(self: Any, name: str, text: str, params: tuple[Any, ...]) -> None:
+        connection = self.connection
+        path = connection.execute("select current_setting('dbdurable.step')").fetchone()[0]
+        connection.execute("commit")
+        if connection.seam is not None:
+            connection.seam.reached("between commit and record", connection)
+        connection.execute("begin")
+        connection.execute("select set_config('dbdurable.step', %s, true)", [path])
+        with source.psycopg.RawCursor(connection) as cursor:
+            cursor.execute(text, params)
+        connection.execute("commit")
+        self._release()
+
+    source._SyncPsycopgUnit.commit = commit  # type: ignore[method-assign]
+
+
+def drop_owner_and_epoch_of_recovery() -> None:
+    replace(step.RECORD_IN_TRANSACTION, "and w.executor_id = $7::uuid", "and ($7::uuid is not null)")
+    keep_epoch()
+
+
+def keep_epoch() -> None:
+    replace(executor.RECOVER, "set epoch = w.epoch + 1, executor_id = null", "set epoch = w.epoch, executor_id = null")
+    replace(executor.CLAIM, "epoch = w.epoch + 1", "epoch = w.epoch")
+
+
+def overwrite_records() -> None:
+    """Whoever writes last is right: the primary key decides nothing any more."""
+    remove_fence()
+    step.RECORD_IN_TRANSACTION.text = (  # type: ignore[assignment]
+        step.RECORD_IN_TRANSACTION.text.rstrip()
+        + " on conflict (workflow_id, path) do update set output = excluded.output"
+    )
+
+
+def ignore_status() -> None:
+    replace(step.RECORD_IN_TRANSACTION, "and w.status = 'running'", "")
+    replace(step.RECORD_IN_TRANSACTION, "w.executor_id = $7::uuid and w.epoch = $8::int", "($7::uuid, $8::int) is not null")
+
+
+def keep_errors_of_zombies() -> None:
+    replace(step.APPEND, "where mine or error is null", "where true")
+
+
+def forget_recovery() -> None:
+    """Recovery that finds the dead and takes nothing over."""
+    replace(executor.RECOVER, "limit 8 for update of l skip locked", "limit 0 for update of l skip locked")
+
+
+MUTANTS = {
+    "no fence": Mutant("P2", remove_fence),
+    "record after commit": Mutant("P1", record_after_commit),
+    "no owner, no new epoch": Mutant("P2", drop_owner_and_epoch_of_recovery),
+    "no new epoch": Mutant("P2", keep_epoch),
+    "overwritten records": Mutant("P1", overwrite_records),
+    "status ignored": Mutant("P2", ignore_status),
+    "errors of zombies": Mutant("P3", keep_errors_of_zombies),
+    "no recovery": Mutant("P5", forget_recovery),
+}

@@ -14,7 +14,12 @@ from tests.crash.programs import PROGRAMS
 
 
 def kill_at(
-    url: str, connection: psycopg.Connection, program: str, wanted: int | None, mutant: str | None = None
+    url: str,
+    connection: psycopg.Connection,
+    program: str,
+    wanted: int | None,
+    mutant: str | None = None,
+    patience_s: float = 30.0,
 ) -> tuple[list[Point], list[Point]]:
     """Kills a process at each point; another one takes over all of them. Points tried, and all there are."""
     golden = run(Job(url, program, runs=("golden",), idle=True, mutant=mutant))
@@ -33,7 +38,7 @@ def kill_at(
         check_killed(report)
     expire_all(connection)
     # Whoever got no answer asks again, under the same key; whatever was started is taken over.
-    rescued = run(Job(url, program, runs=tuple(victims), idle=True, mutant=mutant))
+    rescued = run(Job(url, program, runs=tuple(victims), idle=True, mutant=mutant, patience_s=patience_s))
 
     check_rescued(connection, rescued, golden, victims)
     assert expected == traces(connection, "golden")

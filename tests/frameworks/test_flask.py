@@ -24,7 +24,7 @@ def shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     yield flask_shop
     flask_shop.durable.close()
-    flask_shop.db.get_bind().dispose()
+    flask_shop.db.get_bind().dispose()  # type: ignore[union-attr]
 
 
 @pytest.fixture

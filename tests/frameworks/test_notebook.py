@@ -37,6 +37,12 @@ def work(n: int) -> int:
 print(work(1), work.start(2).result(30))
 """,
     """
+@durable.workflow
+def later(n: int) -> int:
+    return double(n) + 1000
+print(later.start(1).result(30), durable.client.workflow("later", returns=int).start(n=2).result(30))
+""",
+    """
 with durable.executor() as inner:
     pass
 """,
@@ -53,6 +59,7 @@ OUTPUTS = [
     "3 5\n",
     "3 4 6 8\n",
     "102 104\n",
+    "1002 1004\n",
     "BadConfiguration: an executor of this Durable is open already",
     "",
     "102 4 104\n",

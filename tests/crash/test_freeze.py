@@ -1,0 +1,231 @@
+"""A process is frozen at a point, its workflow goes on without it, it wakes: nothing of it commits any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import psycopg
+import pytest
+
+from dbdurable._sql import executor as sql
+from dbdurable.testing.crash import Point
+from tests.crash.actors import Job, acting, run
+from tests.crash.conftest import Note
+from tests.crash.faults import of_programs, sample
+from tests.crash.oracle import check_house, check_same, expire_all, traces
+from tests.crash.programs import PROGRAMS
+from tests.support.wait import wait_until
+
+Connection = psycopg.Connection[Any]
+# A frozen process finds out by its heartbeat; it then goes on under a new identity.
+QUICK = {"DBDURABLE_BEAT_INTERVAL_S": "0.2"}
+
+
+def points_of_work(points: list[Point]) -> list[Point]:
+    """From the workflow's first point to its end."""
+    of_run = of_programs(points)
+    begin = next(n for n, at in enumerate(of_run) if at.name == "before call ")
+    end = next(n for n, at in enumerate(of_run) if at.name == "before finish")
+    return of_run[begin : end + 1]
+
+
+def id_of(connection: Connection, name: str) -> Any:
+    row = connection.execute("select id from dbdurable.workflow where input::json ->> 'run' = %s", [name]).fetchone()
+    assert row is not None
+    return row[0]
+
+
+# -- what happens while it is frozen: each says since when, and from which epoch on, the old one has no say ----
+
+
+def take_over(connection: Connection, name: str) -> tuple[datetime, int]:
+    """What another replica does with a dead one's work, statement by statement."""
+    id = id_of(connection, name)
+    (before,) = connection.execute("select epoch from dbdurable.workflow where id = %s", [id]).fetchone() or (0,)
+    connection.execute(
+        "update dbdurable.executor set expires_at = clock_timestamp() - interval '1 s' where id = "
+        "(select executor_id from dbdurable.workflow where id = %s)",
+        [id],
+    )
+    connection.execute(_raw(sql.DECLARE_EXPIRED))
+    connection.execute(_raw(sql.RECOVER))
+    now, epoch = _mark(connection, id)
+    assert epoch > before, "the epoch grows at every change of owner" + str((
+        connection.execute("select * from dbdurable.executor").fetchall(),connection.execute("select * from dbdurable.lease").fetchall(),connection.execute("select id,status,executor_id,epoch from dbdurable.workflow").fetchall(), id, connection.execute("select pid,state,query,wait_event from pg_stat_activity where datname=current_database()").fetchall()))
+    return now, epoch
+
+
+def pause(connection: Connection, name: str) -> tuple[datetime, int]:
+    id = id_of(connection, name)
+    connection.execute("select dbdurable.pause(%s)", [id])
+    return _mark(connection, id)
+
+
+def cancel(connection: Connection, name: str) -> tuple[datetime, int]:
+    id = id_of(connection, name)
+    connection.execute("select dbdurable.cancel(%s, 'no more')", [id])
+    return _mark(connection, id)
+
+
+def _raw(statement: sql.Statement) -> Any:
+    return statement.render("dbdurable")
+
+
+def _mark(connection: Connection, id: Any) -> tuple[datetime, int]:
+    row = connection.execute("select clock_timestamp(), epoch from dbdurable.workflow where id = %s", [id]).fetchone()
+    assert row is not None
+    return row
+
+
+# -- the oracle ----------------------------------------------------------------------------------------------
+
+
+def check_fenced(connection: Connection, name: str, since: datetime, epoch: int) -> None:
+    """Promise P2: since then no transaction, and no error, of a former epoch was recorded."""
+    late = connection.execute(
+        """
+        select s.path, s.kind::text, s.name, s.epoch from dbdurable.step s where s.workflow_id = %s
+           and s.epoch < %s and s.finished_at > %s and (s.kind = 'transaction' or s.error is not null)
+        """,
+        [id_of(connection, name), epoch, since],
+    ).fetchall()
+    assert late == [], f"committed by a zombie: {late}"
+
+
+def freeze_at(
+    url: str,
+    connection: Connection,
+    program: str,
+    meanwhile: Callable[[Connection, str], tuple[datetime, int]],
+    choose: Callable[[list[Point]], list[Point]],
+    mutant: str | None = None,
+) -> tuple[list[Point], list[Point]]:
+    """Freezes a run at each point, does `meanwhile`, wakes it, and lets it end. Points tried, and all."""
+    golden = run(Job(url, program, runs=("golden",), idle=True))
+    expected, every = traces(connection, "golden"), points_of_work(golden.points)
+    tried = choose(every)
+    for at in tried:
+        name = f"run-{at.number}"
+        job = Job(url, program, (name,), (at.role, at.number, "freeze"), mutant, environment=QUICK)
+        with acting(job) as zombie:
+            zombie.hear("fired")
+            zombie.wait_frozen()
+            since, epoch = meanwhile(connection, name)
+            zombie.thaw()
+            if meanwhile is pause:
+                _resume_once_over(connection, name, since)
+            report = zombie.end()
+        try:
+            check_fenced(connection, name, since, epoch)
+            if meanwhile is cancel:
+                assert "WorkflowCancelled" in (report.error or ""), report.error
+                check_no_effect_without_record(connection, name)
+            else:
+                assert report.exitcode == 0, report.error
+                assert report.results[name] == golden.results["golden"]
+                check_same(expected, traces(connection, name))
+        except AssertionError as difference:
+            raise AssertionError(f"frozen at {at}: {difference}") from difference
+    check_house(connection)
+    return tried, every
+
+
+def _resume_once_over(connection: Connection, name: str, since: datetime) -> None:
+    """Not before the zombie's transaction is over, one way or the other: it has to find the workflow paused."""
+    wait_until(
+        lambda: not connection.execute(
+            "select from pg_stat_activity where datname = current_database() and state like 'idle in transaction%'"
+        ).fetchall(),
+        what="the zombie's transaction to end",
+    )
+    id = id_of(connection, name)
+    late = connection.execute(
+        "select path, name from dbdurable.step where workflow_id = %s and kind = 'transaction' and finished_at > %s",
+        [id, since],
+    ).fetchall()
+    assert late == [], f"committed while paused: {late}"
+    connection.execute("select dbdurable.resume(%s)", [id])
+
+
+def check_no_effect_without_record(connection: Connection, name: str) -> None:
+    """Each transaction that is recorded as done has its writes there, and no other has."""
+    (done,) = connection.execute(
+        "select count(*) from dbdurable.step where workflow_id = %s and kind = 'transaction' and error is null",
+        [id_of(connection, name)],
+    ).fetchone() or (0,)
+    (effects,) = connection.execute("select count(*) from effect where run = %s", [name]).fetchone() or (0,)
+    assert effects == done
+
+
+def a_few(program: str, wanted: int) -> Callable[[list[Point]], list[Point]]:
+    """The commits themselves, and some points by seed."""
+
+    def choose(every: list[Point]) -> list[Point]:
+        commits = [at for at in every if at.name == "before record_in_transaction + commit"]
+        return sorted({*commits[:1], *sample(every, wanted, f"freeze {program}")})
+
+    return choose
+
+
+@pytest.mark.parametrize("meanwhile", [take_over, pause, cancel])
+def test_a_frozen_process_commits_nothing_any_more(
+    meanwhile: Any, database_url: str, prepared: Connection, points_tried: Note
+) -> None:
+    tried, every = freeze_at(database_url, prepared, "transactions", meanwhile, a_few(meanwhile.__name__, 4))
+    points_tried(meanwhile.__name__, "freeze", tried, len(every))
+
+
+@pytest.mark.parametrize("program", ["mixed", "async"])
+def test_a_frozen_process_is_overtaken(
+    program: str, database_url: str, prepared: Connection, points_tried: Note
+) -> None:
+    tried, every = overtake_at(database_url, prepared, program, a_few(program, 4))
+    points_tried(program, "zombie", tried, len(every))
+
+
+def overtake_at(
+    url: str,
+    connection: Connection,
+    program: str,
+    choose: Callable[[list[Point]], list[Point]],
+    mutant: str | None = None,
+) -> tuple[list[Point], list[Point]]:
+    """Another process runs the workflow to its end before the frozen one wakes: too late for anything."""
+    golden = run(Job(url, program, runs=("golden",), idle=True))
+    expected, every = traces(connection, "golden"), points_of_work(golden.points)
+    tried = choose(every)
+    for at in tried:
+        name = f"run-{at.number}"
+        job = Job(url, program, (name,), (at.role, at.number, "freeze"), mutant, environment=QUICK)
+        with acting(job) as zombie:
+            zombie.hear("fired")
+            zombie.wait_frozen()
+            expire_all(connection)
+            rescued = run(Job(url, program, runs=(name,), mutant=mutant))
+            assert rescued.results.get(name) == golden.results["golden"], rescued.error
+            zombie.thaw()
+            report = zombie.end()
+        try:
+            assert report.exitcode == 0, report.error
+            assert report.results[name] == golden.results["golden"]
+            check_same(expected, traces(connection, name))
+        except AssertionError as difference:
+            raise AssertionError(f"frozen at {at}: {difference}") from difference
+    check_house(connection)
+    return tried, every
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("program", [p.name for p in PROGRAMS.values() if not p.queued and p.name != "parent"])
+def test_frozen_at_every_single_point(
+    program: str, database_url: str, prepared: Connection, points_tried: Note
+) -> None:
+    tried, every = overtake_at(database_url, prepared, program, lambda every: every)
+    points_tried(program, "zombie", tried, len(every))
+    for meanwhile in (take_over, pause):
+        prepared.execute("truncate effect, outside, dbdurable.workflow, dbdurable.workflow_key, dbdurable.step")
+        tried, every = freeze_at(database_url, prepared, program, meanwhile, lambda every: every)
+        points_tried(f"{program} {meanwhile.__name__}", "freeze", tried, len(every))
