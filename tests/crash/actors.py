@@ -212,6 +212,11 @@ class Actor:
         os.kill(self.pid, signal.SIGKILL)
         self.process.join(TIMEOUT_S)
 
+    def freeze(self) -> None:
+        """SIGSTOP from outside."""
+        os.kill(self.pid, signal.SIGSTOP)
+        self.wait_frozen()
+
     def wait_frozen(self) -> None:
         """Until the kernel says that it is stopped."""
         wait_until(lambda: _state(self.pid) == "T", what=f"{self.job} to be frozen")

@@ -106,8 +106,9 @@ def test_uvloop(flows: Flows) -> None:
             assert await flows.work(1) == 3
             assert await (await flows.work.start(2)).result(30) == 6
             assert await flows.plain.aio(1) == 2
-            paths = [step.path for step in await (await flows.work.start(3)).steps()] or None
-            assert paths is None or paths[0] == (0,)
+            handle = await flows.work.start(3)
+            assert await handle.result(30) == 9
+            assert sorted(step.path for step in await handle.steps()) == [(1,), (2,), (3,)]
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())

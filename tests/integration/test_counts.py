@@ -123,7 +123,8 @@ def test_queue_cycles_update_in_place(durable: Durable, connection: psycopg.Conn
 
 def _updates(connection: psycopg.Connection) -> tuple[int, int]:
     row = connection.execute(
-        "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables where schemaname = 'dbdurable' and relname = 'workflow'"
+        "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables"
+        " where schemaname = 'dbdurable' and relname = 'workflow'"
     ).fetchone()
     assert row is not None
     return row[0], row[1]
