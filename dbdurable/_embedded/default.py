@@ -38,9 +38,7 @@ def default_location() -> Path:
         PosixPath('/home/ann/shop/.dbdurable/pg18')
     """
     here = Path.cwd()
-    candidates = (
-        place for place in (here, *here.parents) if any((place / m).exists() for m in PROJECT_MARKS)
-    )
+    candidates = (place for place in (here, *here.parents) if any((place / m).exists() for m in PROJECT_MARKS))
     project = next(candidates, here)
     name = f"pg{major_version(find_binaries())}"
     account = server_account()
@@ -68,8 +66,7 @@ def start_default() -> EmbeddedServer:
         if data.parent.name == ".dbdurable":
             _keep_out_of_git(data.parent)
         _log.warning(
-            "no database URL is set: using the embedded PostgreSQL at %s; "
-            "set DBDURABLE_DATABASE_URL for your own",
+            "no database URL is set: using the embedded PostgreSQL at %s; set DBDURABLE_DATABASE_URL for your own",
             data,
         )
         _servers[data] = server

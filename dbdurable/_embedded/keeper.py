@@ -217,10 +217,7 @@ def claim_socket_dir(plan: Plan) -> None:
     found = os.lstat(path)
     ours = found.st_uid in (owner, os.geteuid())  # root's own: a keeper died before the next lines
     if not stat.S_ISDIR(found.st_mode) or not ours or found.st_mode & 0o077:
-        sys.exit(
-            f"{path} exists and is not a private directory of uid {owner}, "
-            "so no socket is put there: remove it"
-        )
+        sys.exit(f"{path} exists and is not a private directory of uid {owner}, so no socket is put there: remove it")
     if plan.user is not None and plan.group is not None:
         os.chown(path, plan.user, plan.group)
 

@@ -40,10 +40,7 @@ def as_options(settings: Mapping[str, object]) -> dict[str, str]:
     """
     if taken := sorted(OURS_ALONE & settings.keys()):
         raise BadConfiguration(f"the embedded PostgreSQL's setting {taken[0]!r} cannot be changed")
-    return {
-        name: ("off", "on")[value] if isinstance(value, bool) else str(value)
-        for name, value in settings.items()
-    }
+    return {name: ("off", "on")[value] if isinstance(value, bool) else str(value) for name, value in settings.items()}
 
 
 def make_plan(data: Path, *, durable: bool, linger_s: float, settings: Mapping[str, str]) -> Plan:

@@ -188,9 +188,7 @@ class EmbeddedServer:
     def _wait(self, deadline: float, goal: str) -> None:
         if time.monotonic() > deadline:
             log = keeper.beside(self.data, "log")
-            raise DatabaseUnavailable(
-                f"the embedded PostgreSQL at {self.data} did not {goal} in time; see {log}"
-            )
+            raise DatabaseUnavailable(f"the embedded PostgreSQL at {self.data} did not {goal} in time; see {log}")
         time.sleep(POLL_S)
 
     @contextmanager
@@ -225,9 +223,7 @@ class EmbeddedServer:
     def _failure(self, log_start: int) -> DatabaseUnavailable:
         log = keeper.beside(self.data, "log")
         said = log.read_bytes()[log_start:][-LOG_TAIL_BYTES:].decode(errors="replace").strip()
-        return DatabaseUnavailable(
-            f"the embedded PostgreSQL at {self.data} did not start; the end of {log}:\n{said}"
-        )
+        return DatabaseUnavailable(f"the embedded PostgreSQL at {self.data} did not start; the end of {log}:\n{said}")
 
 
 def _make_directories(directory: Path) -> None:

@@ -75,9 +75,11 @@ def require_workflow(definition: Definition, frame: Frame | None) -> WorkflowFra
 
 def check_colour(call: Invocation, frame: Frame | None) -> None:
     """Raises WrongColour where a blocking face is called on an event loop."""
+    if not _on_a_loop():
+        return
     name = call.definition.name
     write = f"await {name}(...)" if call.definition.is_async else f"await {name}.aio(...)"
-    if isinstance(frame, WorkflowFrame) and frame.is_async and _on_a_loop():
+    if isinstance(frame, WorkflowFrame) and frame.is_async:
         raise WrongColour(f"{name}(...) blocks the event loop of workflow {frame.name}: write `{write}`")
     check_blocking(f"{name}(...)", write)
 

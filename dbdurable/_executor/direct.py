@@ -14,11 +14,11 @@ from dbdurable._executor.runtime import boottime
 from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.frame import WorkflowFrame
 from dbdurable._protocol.ownership import steadfast
-from dbdurable._protocol.start import Start, result, start_here
+from dbdurable._protocol.start import Start, result, start_here, unkeyed_start
 from dbdurable._protocol.workflow import Outcome
 from dbdurable._sql.step import READ_JOURNAL
 from dbdurable._sql.workflow import ADOPT_CHILD
-from dbdurable.errors import WorkflowBlocked, WorkflowCancelled
+from dbdurable.errors import DatabaseUnavailable, WorkflowBlocked, WorkflowCancelled
 from dbdurable.types import Status
 
 
@@ -48,13 +48,20 @@ class Direct:
         holder = frame.id
         attempts.add(frame, batch, claimed=False)
         try:
-            found = yield from start_here(self.start, lease.executor_id, batch)
+            if self.start.key is None:
+                found, frame.pending = None, unkeyed_start(self.start, lease.executor_id, batch)
+            else:
+                found = yield from start_here(self.start, lease.executor_id, batch)
             if found is None:
                 outcome = yield from attempts.flow(self.definition, frame, self.start.input)
                 if outcome.status is not None:
                     return value_of(frame, outcome)
                 if outcome.error is not None:
                     raise outcome.error  # the caller was interrupted; the workflow went back to its queue
+                if frame.pending is not None:
+                    raise DatabaseUnavailable(
+                        f"workflow {frame.name} was not started: the database was away for longer than the lease"
+                    )
             else:
                 holder = found
         finally:

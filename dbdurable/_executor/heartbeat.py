@@ -132,7 +132,9 @@ class Heartbeat:
                     logger.warning("workflow %s is held by this process and unknown to it: handed back", id)
                     self._driver.run(query(HAND_BACK, id, self._executor.lease.executor_id, epoch))
             elif interrupt is not None and frame.interrupt is None:
-                frame.epoch, frame.interrupt = epoch, interrupt
+                # Only the reason: the epoch is adopted where nothing of the old one is in flight, else the
+                # cancel would open the fence for the very transaction that it has to stop.
+                frame.interrupt = interrupt
         self._unknown = unknown
 
     def _new_life(self) -> None:

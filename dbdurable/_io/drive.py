@@ -81,9 +81,9 @@ class SyncDriver:
             if self._unit is not None:
                 self._rollback(Rollback())
 
-    def _reached(self, point: str, connection: Any = None) -> None:
+    def _reached(self, when: str, what: str, connection: Any = None) -> None:
         if self._database.seam is not None:
-            self._database.seam.reached(point, connection)
+            self._database.seam.reached(f"{when} {what}", connection)
 
     def _query(self, effect: Query) -> list[Row]:
         return self._flight(Flight((effect,)))[0]
@@ -93,7 +93,7 @@ class SyncDriver:
         point = " + ".join(query.statement.name for query in effect.queries)
         try:
             connection = pool.getconn()
-            self._reached(f"before {point}", connection)
+            self._reached("before", point, connection)
             texts = [(self._database.text(query.statement), query.params) for query in effect.queries]
             cursors = [RawCursor(connection, row_factory=tuple_row) for _ in texts]
             if len(texts) == 1:
@@ -102,8 +102,8 @@ class SyncDriver:
                 with connection.pipeline():
                     for cursor, (text, params) in zip(cursors, texts, strict=True):
                         cursor.execute(text, params, prepare=True)
-            answers = [cursor.fetchall() if cursor.description else [] for cursor in cursors]
-            self._reached(f"after {point}", connection)
+            answers = [cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else [] for cursor in cursors]
+            self._reached("after", point, connection)
             return answers
         except psycopg.Error as error:
             raise_meaning(error, connection, self._database.schema)
@@ -112,19 +112,19 @@ class SyncDriver:
                 pool.putconn(connection)
 
     def _begin(self, effect: Begin) -> Any:
-        self._reached(f"before begin {effect.step}")
+        self._reached("before begin", effect.step)
         try:
             self._unit = effect.source.begin(
                 self._database, effect.isolation, effect.row_factory, effect.path, effect.step
             )
         except psycopg.Error as error:
             raise_meaning(error, None, self._database.schema)
-        self._reached(f"after begin {effect.step}", self._unit.connection)
+        self._reached("after begin", effect.step, self._unit.connection)
         return self._unit.handle
 
     def _call(self, effect: Call) -> Any:
         unit = self._unit
-        self._reached(f"before call {effect.name}", unit and unit.connection)
+        self._reached("before call", effect.name, unit and unit.connection)
         function = effect.function if unit is None else lambda: _inside(unit, effect.function)
         try:
             if effect.timeout_s is None:
@@ -137,26 +137,26 @@ class SyncDriver:
             raise
         if unit is not None:
             unit.settle()
-        self._reached(f"after call {effect.name}", unit and unit.connection)
+        self._reached("after call", effect.name, unit and unit.connection)
         return value
 
     def _commit(self, effect: Commit) -> None:
         unit = self._unit
         assert unit is not None
-        point = effect.record.statement.name
-        self._reached(f"before {point} + commit", unit.connection)
+        point = " + ".join(record.statement.name for record in effect.records)
+        self._reached("before", f"{point} + commit", unit.connection)
         try:
-            unit.commit(point, self._database.text(effect.record.statement), effect.record.params)
+            unit.commit([(r.statement.name, self._database.text(r.statement), r.params) for r in effect.records])
         except psycopg.Error as error:
             raise_meaning(error, unit.connection, self._database.schema)
         self._unit = None
-        self._reached(f"after {point} + commit", None)
+        self._reached("after", f"{point} + commit", None)
 
     def _rollback(self, effect: Rollback) -> bool:
         unit, self._unit = self._unit, None
         if unit is None:
             return True
-        self._reached("before rollback", unit.connection)
+        self._reached("before", "rollback", unit.connection)
         return unit.rollback()
 
     def _append(self, effect: Append) -> Appended:
@@ -216,9 +216,9 @@ class AsyncDriver:
             with contextlib.suppress(ValueError):  # closed by the garbage collector, after its loop has ended
                 current.reset(token)
 
-    def _reached(self, point: str, connection: Any = None) -> None:
+    def _reached(self, when: str, what: str, connection: Any = None) -> None:
         if self._database.seam is not None:
-            self._database.seam.reached(point, connection)
+            self._database.seam.reached(f"{when} {what}", connection)
 
     async def _query(self, effect: Query) -> list[Row]:
         return (await self._flight(Flight((effect,))))[0]
@@ -228,7 +228,7 @@ class AsyncDriver:
         point = " + ".join(query.statement.name for query in effect.queries)
         try:
             connection = await pool.getconn()
-            self._reached(f"before {point}", connection)
+            self._reached("before", point, connection)
             texts = [(self._database.text(query.statement), query.params) for query in effect.queries]
             cursors = [AsyncRawCursor(connection, row_factory=tuple_row) for _ in texts]
             if len(texts) == 1:
@@ -237,8 +237,10 @@ class AsyncDriver:
                 async with connection.pipeline():
                     for cursor, (text, params) in zip(cursors, texts, strict=True):
                         await cursor.execute(text, params, prepare=True)
-            answers = [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
-            self._reached(f"after {point}", connection)
+            answers = [
+                await cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else [] for cursor in cursors
+            ]
+            self._reached("after", point, connection)
             return answers
         except psycopg.Error as error:
             raise_meaning(error, connection, self._database.schema)
@@ -247,19 +249,19 @@ class AsyncDriver:
                 await pool.putconn(connection)
 
     async def _begin(self, effect: Begin) -> Any:
-        self._reached(f"before begin {effect.step}")
+        self._reached("before begin", effect.step)
         try:
             self._unit = await effect.source.abegin(
                 self._database, effect.isolation, effect.row_factory, effect.path, effect.step
             )
         except psycopg.Error as error:
             raise_meaning(error, None, self._database.schema)
-        self._reached(f"after begin {effect.step}", self._unit.connection)
+        self._reached("after begin", effect.step, self._unit.connection)
         return self._unit.handle
 
     async def _call(self, effect: Call) -> Any:
         unit = self._unit
-        self._reached(f"before call {effect.name}", unit and unit.connection)
+        self._reached("before call", effect.name, unit and unit.connection)
         if unit is not None:
             unit.enter()
         try:
@@ -276,26 +278,26 @@ class AsyncDriver:
                 unit.leave()
         if unit is not None:
             await unit.settle()
-        self._reached(f"after call {effect.name}", unit and unit.connection)
+        self._reached("after call", effect.name, unit and unit.connection)
         return value
 
     async def _commit(self, effect: Commit) -> None:
         unit = self._unit
         assert unit is not None
-        point = effect.record.statement.name
-        self._reached(f"before {point} + commit", unit.connection)
+        point = " + ".join(record.statement.name for record in effect.records)
+        self._reached("before", f"{point} + commit", unit.connection)
         try:
-            await unit.commit(point, self._database.text(effect.record.statement), effect.record.params)
+            await unit.commit([(r.statement.name, self._database.text(r.statement), r.params) for r in effect.records])
         except psycopg.Error as error:
             raise_meaning(error, unit.connection, self._database.schema)
         self._unit = None
-        self._reached(f"after {point} + commit", None)
+        self._reached("after", f"{point} + commit", None)
 
     async def _rollback(self, effect: Rollback) -> bool:
         unit, self._unit = self._unit, None
         if unit is None:
             return True
-        self._reached("before rollback", unit.connection)
+        self._reached("before", "rollback", unit.connection)
         return await unit.rollback()
 
     async def _append(self, effect: Append) -> Appended:

@@ -1,36 +1,66 @@
-"""The record and its COMMIT in one exchange: both are sent, then both answers are read.
+"""What the library sends in a step's transaction: BEGIN ahead of the body, the record with its COMMIT after it.
 
-psycopg's own pipeline mode turns around four times where this turns around once; the statements and their
-order are the same. A failed record leaves COMMIT unexecuted: the server skips to the end of the pipeline.
+Both are driven by the connection's `wait`, below its cursors: a cursor costs more than BEGIN itself, and
+psycopg's own pipeline mode turns around four times where the commit turns around once. A failed record
+leaves COMMIT unexecuted: the server skips to the end of the pipeline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Generator, Sequence
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from psycopg import errors, generators
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn
 
+Records: TypeAlias = Sequence[tuple[str, str, tuple[Any, ...]]]
+"""Statements to run before COMMIT: name, text, parameters."""
+
 _COMMIT = b"commit"
 
 
-def record_and_commit(connection: Any, name: str, text: str, params: tuple[Any, ...]) -> Generator[Any, Any, str]:
-    """Driven by `connection.wait`; the answer is COMMIT's command tag.
+def send_begin(connection: Any, isolation: str | None, path: str) -> None:
+    """Sends BEGIN, and notes the step's path in the transaction for its record to compare; waits for no answer.
 
-    `name` names the prepared statement: it is prepared on the connection's first use of it. Raises the
-    psycopg error of whichever failed; the transaction is then in error, or over.
+    The server works on it while Python makes its way to the user's first statement; `opened` reads the answer.
+    """
+    level = f" isolation level {isolation}" if isolation else ""
+    pgconn: PGconn = connection.pgconn
+    pgconn.send_query(f"begin{level}; set local dbdurable.step = '{path}'".encode())
+    pgconn.flush()
+    connection.opening = True
+
+
+def opened(connection: Any) -> Generator[Any, Any, None]:
+    """Reads the answer to BEGIN: before anything else is sent."""
+    connection.opening = False
+    pgconn: PGconn = connection.pgconn
+    yield from generators.send(pgconn)
+    for result in (yield from generators.fetch_many(pgconn)):
+        if result.status == ExecStatus.FATAL_ERROR:
+            raise errors.error_from_result(result, encoding=connection.info.encoding)
+
+
+def record_and_commit(connection: Any, records: Records) -> Generator[Any, Any, str]:
+    """Sends the records and COMMIT, then reads all answers; returns COMMIT's command tag.
+
+    A record is a statement's name, text and parameters; it is prepared on the connection's first use of it.
+    Raises the psycopg error of whichever failed; the transaction is then in error, or over.
     """
     pgconn: PGconn = connection.pgconn
     known: set[str] = connection.prepared
     pgconn.enter_pipeline_mode()
-    preparing = name not in known
-    if preparing:
-        pgconn.send_prepare(name.encode(), text.encode())
-    pgconn.send_query_prepared(name.encode(), [_text(value) for value in params])
+    answers: list[str | None] = []  # what each answer is to: a statement that is being prepared, or something else
+    for name, text, params in records:
+        if name not in known:
+            pgconn.send_prepare(name.encode(), text.encode())
+            answers.append(name)
+        pgconn.send_query_prepared(name.encode(), [_text(value) for value in params])
+        answers.append(None)
     pgconn.send_query_params(_COMMIT, None)
+    answers.append(None)
     pgconn.pipeline_sync()
     yield from generators.send(pgconn)
     failed, tag = None, ""
@@ -40,20 +70,18 @@ def record_and_commit(connection: Any, name: str, text: str, params: tuple[Any, 
             continue
         if result.status == ExecStatus.PIPELINE_SYNC:
             break
-        if preparing:
-            preparing = False
-            if result.status == ExecStatus.COMMAND_OK:
-                known.add(name)  # no rollback undoes it: not even when the record is refused
-                continue
+        preparing = answers.pop(0)
         if result.status == ExecStatus.FATAL_ERROR and failed is None:
             failed = result
+        elif preparing is not None and result.status == ExecStatus.COMMAND_OK:
+            known.add(preparing)  # no rollback undoes it: not even when the record is refused
         elif result.command_status:
             tag = result.command_status.decode()
     pgconn.exit_pipeline_mode()
     if failed is not None:
         error = errors.error_from_result(failed, encoding=connection.info.encoding)
         if isinstance(error, errors.InvalidSqlStatementName):
-            known.discard(name)  # the body ran DEALLOCATE ALL; meaning() has it run again
+            known.clear()  # the body ran DEALLOCATE ALL; meaning() has it run again
         raise error
     return tag
 

@@ -14,6 +14,7 @@ import psycopg
 from psycopg.abc import RV, PQGen
 from psycopg.pq.abc import PGconn
 
+from dbdurable._io.flight import opened
 from dbdurable._io.seam import Seam
 from dbdurable.errors import NotInTransaction
 
@@ -33,6 +34,8 @@ class StepConnection(psycopg.Connection[Any]):
     step: str | None = None
     backend: tuple[int, datetime] | None = None
     seam: Seam | None = None
+    opening: bool = False
+    """BEGIN was sent and its answer not read yet."""
 
     def __init__(self, pgconn: PGconn, *args: Any, **kwargs: Any) -> None:
         super().__init__(pgconn, *args, **kwargs)
@@ -64,6 +67,8 @@ class StepConnection(psycopg.Connection[Any]):
 
     def wait(self, gen: Generator[Any, Any, RV], *args: Any, **kwargs: Any) -> RV:
         """Every exchange of a sync connection passes here: where a seam numbers the user's statements."""
+        if self.opening:
+            super().wait(opened(self))
         if self.seam is None or self.step is None:
             return super().wait(gen, *args, **kwargs)
         self.seam.reached(f"before a statement of {self.step}", self)
@@ -78,6 +83,8 @@ class AsyncStepConnection(psycopg.AsyncConnection[Any]):
     step: str | None = None
     backend: tuple[int, datetime] | None = None
     seam: Seam | None = None
+    opening: bool = False
+    """BEGIN was sent and its answer not read yet."""
 
     def __init__(self, pgconn: PGconn, *args: Any, **kwargs: Any) -> None:
         super().__init__(pgconn, *args, **kwargs)
@@ -109,6 +116,8 @@ class AsyncStepConnection(psycopg.AsyncConnection[Any]):
 
     async def wait(self, gen: Generator[Any, Any, RV], *args: Any, **kwargs: Any) -> RV:
         """Every exchange of an async connection passes here."""
+        if self.opening:
+            await super().wait(opened(self))
         if self.seam is None or self.step is None:
             return await super().wait(gen, *args, **kwargs)
         self.seam.reached(f"before a statement of {self.step}", self)

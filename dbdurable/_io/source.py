@@ -15,7 +15,7 @@ from psycopg.rows import RowFactory, dict_row, tuple_row
 from dbdurable._core.control import Torn
 from dbdurable._io.database import Database
 from dbdurable._io.faults import ABORTED, is_lost
-from dbdurable._io.flight import record_and_commit
+from dbdurable._io.flight import Records, opened, record_and_commit, send_begin
 from dbdurable._io.guard import AsyncStepConnection, StepConnection
 from dbdurable.errors import NotInTransaction
 
@@ -37,8 +37,8 @@ class SyncUnit(Protocol):
     def settle(self) -> None:
         """Sends what is pending. Raises unless the transaction is still open and healthy."""
 
-    def commit(self, name: str, text: str, params: tuple[Any, ...]) -> None:
-        """Writes the record and commits."""
+    def commit(self, records: Records) -> None:
+        """Writes the records and commits."""
 
     def rollback(self) -> bool:
         """Undoes everything and gives the connection back; False when it is dead."""
@@ -62,8 +62,8 @@ class AsyncUnit(Protocol):
     async def settle(self) -> None:
         """Sends what is pending. Raises unless the transaction is still open and healthy."""
 
-    async def commit(self, name: str, text: str, params: tuple[Any, ...]) -> None:
-        """Writes the record and commits."""
+    async def commit(self, records: Records) -> None:
+        """Writes the records and commits."""
 
     async def rollback(self) -> bool:
         """Undoes everything and gives the connection back; False when it is dead."""
@@ -96,13 +96,6 @@ def check_open(status: TransactionStatus, step: str) -> None:
     )
 
 
-def _begin_text(isolation: str | None, path: str) -> bytes:
-    """BEGIN, and the step's path for its record to compare: one round trip. Both parts are ours, not the user's."""
-    assert isolation is None or isolation in ISOLATION_LEVELS
-    level = f" isolation level {isolation}" if isolation else ""
-    return f"begin{level}; set local dbdurable.step = '{path}'".encode()
-
-
 class _SyncPsycopgUnit:
     """A transaction on a connection of the library's pool."""
 
@@ -120,12 +113,14 @@ class _SyncPsycopgUnit:
         self.connection.step = None
 
     def settle(self) -> None:
+        if self.connection.opening:  # the body sent no statement
+            self.connection.wait(opened(self.connection))
         check_open(self.connection.info.transaction_status, self._step)
 
-    def commit(self, name: str, text: str, params: tuple[Any, ...]) -> None:
+    def commit(self, records: Records) -> None:
         connection = self.connection
         with connection.lock:
-            tag = connection.wait(record_and_commit(connection, name, text, params))
+            tag = connection.wait(record_and_commit(connection, records))
         if tag != "COMMIT":
             raise NotInTransaction(f"transaction {self._step}: {ABORTED}")
         self._release()
@@ -168,12 +163,14 @@ class _AsyncPsycopgUnit:
         self.connection.step = None
 
     async def settle(self) -> None:
+        if self.connection.opening:  # the body sent no statement
+            await self.connection.wait(opened(self.connection))
         check_open(self.connection.info.transaction_status, self._step)
 
-    async def commit(self, name: str, text: str, params: tuple[Any, ...]) -> None:
+    async def commit(self, records: Records) -> None:
         connection = self.connection
         async with connection.lock:
-            tag = await connection.wait(record_and_commit(connection, name, text, params))
+            tag = await connection.wait(record_and_commit(connection, records))
         if tag != "COMMIT":
             raise NotInTransaction(f"transaction {self._step}: {ABORTED}")
         await self._release()
@@ -205,11 +202,11 @@ class PsycopgSource:
         return isinstance(origin, type) and issubclass(origin, (psycopg.Connection, psycopg.AsyncConnection))
 
     def begin(self, database: Database, isolation: str | None, row_factory: Any, path: str, step: str) -> SyncUnit:
-        """Takes a connection of the pool and begins, in one round trip."""
+        """Takes a connection of the pool and begins."""
         connection = database.pool.getconn()
         unit = _SyncPsycopgUnit(database, connection, step)
         try:
-            connection.execute(_begin_text(isolation, path), prepare=False)
+            send_begin(connection, isolation, path)
         except BaseException:
             unit.rollback()
             raise
@@ -224,7 +221,7 @@ class PsycopgSource:
         connection = await pool.getconn()
         unit = _AsyncPsycopgUnit(pool, connection, step)
         try:
-            await connection.execute(_begin_text(isolation, path), prepare=False)
+            send_begin(connection, isolation, path)
         except BaseException:
             await unit.rollback()
             raise

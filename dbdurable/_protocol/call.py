@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from dbdurable._core.codec import ValueCodec
-from dbdurable._core.control import ConnectionLost, Diverged, LeaseLost, Transient
-from dbdurable._core.failure import decode_failure
+from dbdurable._core.control import ConnectionLost, Diverged, Duplicate, Fenced, LeaseLost, Transient
+from dbdurable._core.failure import decode_failure, settle_failure
 from dbdurable._core.journal import Record
 from dbdurable._core.retry import next_delay_s
 from dbdurable._protocol.effects import Appended, Flow, StepRecord, append, pause
 from dbdurable._protocol.frame import WorkflowFrame
-from dbdurable._protocol.ownership import check_lease, jitter, rerun_delay_s, resync, steadfast
-from dbdurable._sql.step import READ_STEP
+from dbdurable._protocol.ownership import check_lease, ensure_started, jitter, rerun_delay_s, resync, steadfast
+from dbdurable._sql.step import READ_STEP, RECORD_FENCED
 from dbdurable.errors import BadArgument, Cancelled, NotInTransaction, NotInWorkflow, WrongColour
 from dbdurable.types import Retry
 
@@ -55,11 +55,19 @@ def recall(this: DurableCall) -> Flow[Record | None]:
         record = frame.journal.match(this.path, this.kind, this.name)
     except Diverged as diverged:
         raise frame.unwind(Diverged(str(diverged).replace("{id}", str(frame.id)))) from None
-    if record is None:
-        frame.check()
-        if frame.interrupt is not None and not frame.interrupted:
-            yield from deliver_cancel(this)
-    return record
+    return record if record is not None else (yield from may_begin(this))
+
+
+def may_begin(this: DurableCall) -> Flow[Record | None]:
+    """Raises where the call must not begin, or begin again: the attempt is over, or was cancelled.
+
+    The answer is a record that somebody else wrote just before the cancel could be recorded.
+    """
+    frame = this.frame
+    frame.check()
+    if frame.interrupt is not None and not frame.interrupted:
+        return (yield from deliver_cancel(this))
+    return None
 
 
 def replayed(this: DurableCall, record: Record) -> Any:
@@ -72,31 +80,35 @@ def replayed(this: DurableCall, record: Record) -> Any:
     raise decode_failure(record.error)
 
 
-def fenced(this: DurableCall) -> Flow[NoReturn]:
+def fenced(this: DurableCall) -> Flow[Any]:
     """The row is not ours under this epoch any more: cancelled under us, or taken over."""
     yield from resync(this.frame)
-    yield from deliver_cancel(this)
-    raise AssertionError("resync raises or leaves a cancel to deliver")
+    return replayed(this, (yield from deliver_cancel(this)))
 
 
-def deliver_cancel(this: DurableCall) -> Flow[NoReturn]:
-    """Records that this call ended by the cancel, so that a replay sees the same, and raises it."""
+def deliver_cancel(this: DurableCall) -> Flow[Record]:
+    """Records that this call ended by the cancel, so that a replay sees the same, and raises it.
+
+    Where a record is there already it has won, and is the answer; the next call gets the cancel.
+    """
     frame = this.frame
     if frame.interrupted:  # cancelled twice over: the clean-up itself was refused by another epoch
         raise frame.unwind(LeaseLost(f"workflow {frame.id} was refused while it cleaned up"))
-    frame.interrupted = True
     reason = frame.interrupt or ""
     text = f"{_CANCELLED}{json.dumps(reason)}}}"
-    record = new_record(this, 1, 0.0, None, text)
-    answer = yield from appended(this, record)
+    answer = yield from appended(this, new_record(this, 1, 0.0, None, text))
     if not answer.mine:
         yield from resync(frame)
-        yield from appended(this, new_record(this, 1, 0.0, None, text))
+        answer = yield from appended(this, new_record(this, 1, 0.0, None, text))
+    if not answer.wrote:
+        return (yield from written(this))
+    frame.interrupted = True
     raise Cancelled(reason)
 
 
 def appended(this: DurableCall, record: StepRecord) -> Flow[Appended]:
     """Sends the record until there is an answer; sent twice it finds itself and is adopted."""
+    yield from ensure_started(this.frame)
     tries = 0
     while True:
         try:
@@ -126,6 +138,11 @@ def new_record(this: DurableCall, attempts: int, elapsed_s: float, output: str |
 
 def adopt(this: DurableCall) -> Flow[Any]:
     """Somebody recorded this call already: take that outcome if it is the same call."""
+    return replayed(this, (yield from written(this)))
+
+
+def written(this: DurableCall) -> Flow[Record]:
+    """The record that somebody else wrote of this call."""
     record = yield from read_record(this)
     if record is None:
         raise this.frame.unwind(LeaseLost(f"the workflow {this.frame.id} ended elsewhere"))
@@ -136,7 +153,22 @@ def adopt(this: DurableCall) -> Flow[Any]:
                 f"while this one called {this.kind} {this.name}"
             )
         )
-    return replayed(this, record)
+    return record
+
+
+def record_failure(this: DurableCall, seq: int, attempts: int, elapsed_s: float, error: Exception) -> Flow[Any]:
+    """The error of a call whose statements were rolled back: fenced, in a transaction of its own. Raises it."""
+    text, seen = settle_failure(error)
+    frame = this.frame
+    owner = (frame.lease.executor_id, frame.epoch)
+    record = (frame.id, this.path, seq, this.kind, this.name, attempts, *owner, None, text, elapsed_s)
+    try:
+        yield from steadfast(RECORD_FENCED, *record, frame=frame)
+    except Fenced:
+        return (yield from fenced(this))
+    except Duplicate:
+        return (yield from adopt(this))  # it had committed after all
+    raise seen
 
 
 def read_record(this: DurableCall) -> Flow[Record | None]:

@@ -8,13 +8,13 @@ from typing import Any
 from uuid import UUID
 
 from dbdurable._core.control import Duplicate, Fenced
-from dbdurable._protocol.call import DurableCall, adopt, deliver_cancel, fenced, recall, replayed
+from dbdurable._protocol.call import DurableCall, adopt, fenced, may_begin, recall, record_failure, replayed
 from dbdurable._protocol.effects import Flow, pause
 from dbdurable._protocol.ownership import steadfast
 from dbdurable._protocol.start import FINAL, POLL_S_FIRST, POLL_S_MAX, Start, outcome_of
 from dbdurable._protocol.step import record_outcome
 from dbdurable._sql.workflow import OUTCOME, START_CHILD
-from dbdurable.errors import UnknownWorkflow, WaitTimeout
+from dbdurable.errors import DurableError, UnknownWorkflow, WaitTimeout
 from dbdurable.types import Status
 
 RunChild = Callable[[UUID], Flow[bool]]
@@ -32,9 +32,11 @@ def start_child(this: DurableCall, start: Start) -> Flow[UUID]:
             rows = yield from steadfast(START_CHILD, *start.params, *owner, frame=frame)
             return UUID(rows[0][0])
         except Fenced:
-            yield from fenced(this)
+            return UUID((yield from fenced(this)))
         except Duplicate:
             return UUID((yield from adopt(this)))
+        except DurableError as refused:  # its key is taken, say: an outcome like any other
+            return UUID((yield from record_failure(this, seq, 1, 0.0, refused)))
     assert record is not None
     return UUID(replayed(this, record))
 
@@ -68,9 +70,9 @@ def _outcome(join: DurableCall, id: UUID, run_child: RunChild) -> Flow[Any]:
         name, status, output, error, reason = rows[0]
         if status in FINAL:
             return outcome_of(id, name, status, output, error, reason, join.codec)
-        frame.check()
-        if frame.interrupt is not None and not frame.interrupted:
-            yield from deliver_cancel(join)
+        record = yield from may_begin(join)
+        if record is not None:
+            return replayed(join, record)
         if status == Status.QUEUED and (yield from run_child(id)):
             continue
         if join.timeout_s is not None and monotonic() - begun >= join.timeout_s:

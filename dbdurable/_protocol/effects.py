@@ -50,9 +50,9 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Write the record and commit, in one flight. Whatever it answers, the transaction is over."""
+    """Write the records and commit, in one exchange. Whatever it answers, the transaction is over."""
 
-    record: Query
+    records: tuple[Query, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +127,9 @@ def call(function: Callable[[], R], timeout_s: float | None = None, name: str = 
     return value
 
 
-def commit(statement: Statement, *params: Any) -> Flow[None]:
-    """Records and commits in one flight."""
-    yield Commit(Query(statement, params))
+def commit(*records: Query) -> Flow[None]:
+    """Records and commits in one exchange."""
+    yield Commit(records)
 
 
 def rollback() -> Flow[bool]:

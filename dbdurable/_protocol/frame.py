@@ -16,6 +16,7 @@ from uuid import UUID
 from dbdurable._core.control import Unwind
 from dbdurable._core.journal import Journal
 from dbdurable._core.path import Line
+from dbdurable._protocol.effects import Query
 from dbdurable._protocol.lease import Lease
 
 
@@ -34,6 +35,9 @@ class WorkflowFrame:
     runtime: Any = None
     """The application that runs it; opaque here."""
     deadline: datetime | None = None
+    pending: Query | None = None
+    """The start of a direct call, while it waits to ride the first commit. A crash before that commit means
+    that the call never happened; nobody but its caller can know of it."""
     interrupt: str | None = None
     """Why it was cancelled, once that is known here."""
     interrupted: bool = False

@@ -19,6 +19,19 @@ jitter = Random()  # noqa: S311  (spreads retries, guards nothing)
 
 def steadfast(statement: Statement, *params: Any, frame: WorkflowFrame) -> Flow[list[Row]]:
     """An idempotent statement, sent again while the database is away and the lease is good."""
+    yield from ensure_started(frame)
+    return (yield from persist(frame, statement, *params))
+
+
+def ensure_started(frame: WorkflowFrame) -> Flow[None]:
+    """Writes the start of a direct call that no commit has carried yet: before anything else may exist."""
+    if frame.pending is not None:
+        yield from persist(frame, frame.pending.statement, *frame.pending.params)
+        frame.pending = None
+
+
+def persist(frame: WorkflowFrame, statement: Statement, *params: Any) -> Flow[list[Row]]:
+    """The same without looking whether the workflow was started."""
     tries = 0
     while True:
         try:
@@ -37,7 +50,9 @@ def resync(frame: WorkflowFrame) -> Flow[None]:
     rows = yield from steadfast(OWNERSHIP, frame.id, frame=frame)
     if rows:
         status, executor_id, epoch, interrupt = rows[0]
-        if status == "running" and executor_id == frame.lease.executor_id and interrupt is not None:
+        # A cancel moves the epoch by one. Further on, it is another claim by this same executor.
+        still_mine = executor_id == frame.lease.executor_id and epoch == frame.epoch + 1
+        if status == "running" and still_mine and interrupt is not None:
             frame.epoch, frame.interrupt = epoch, interrupt
             return
     raise frame.unwind(LeaseLost(f"workflow {frame.id} was taken over, paused or ended elsewhere"))

@@ -11,7 +11,7 @@ from uuid import UUID
 from dbdurable._core.codec import ValueCodec
 from dbdurable._core.control import ConnectionLost, Duplicate, Transient
 from dbdurable._core.failure import decode_failure
-from dbdurable._protocol.effects import Flow, Row, pause, query
+from dbdurable._protocol.effects import Flow, Query, Row, pause, query
 from dbdurable._sql import workflow as sql
 from dbdurable._sql.statement import Statement
 from dbdurable.errors import (
@@ -93,6 +93,25 @@ def start(this: Start) -> Flow[UUID]:
     rows = yield from resend(sql.START, *this.params)
     found: UUID = rows[0][0]
     return found
+
+
+def unkeyed_start(this: Start, executor_id: UUID, batch: int) -> Query:
+    """The start of a direct call without a key, to ride its first commit."""
+    return Query(
+        sql.START_HERE_UNKEYED,
+        (
+            this.id,
+            this.name,
+            this.queue,
+            this.max_attempts,
+            this.timeout_s,
+            executor_id,
+            this.attributes,
+            this.input,
+            this.parent_id,
+            batch,
+        ),
+    )
 
 
 def start_here(this: Start, executor_id: UUID, batch: int) -> Flow[UUID | None]:

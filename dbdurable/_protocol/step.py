@@ -6,9 +6,18 @@ from time import monotonic
 from typing import Any
 
 from dbdurable._core.failure import settle_failure
-from dbdurable._protocol.call import DurableCall, adopt, appended, new_record, recall, replayed, retry_delay_s
+from dbdurable._protocol.call import (
+    DurableCall,
+    adopt,
+    appended,
+    may_begin,
+    new_record,
+    recall,
+    replayed,
+    retry_delay_s,
+)
 from dbdurable._protocol.effects import Flow, call, pause
-from dbdurable._protocol.ownership import resync
+from dbdurable._protocol.ownership import ensure_started, resync
 
 
 def step(this: DurableCall) -> Flow[Any]:
@@ -19,7 +28,10 @@ def step(this: DurableCall) -> Flow[Any]:
     attempt, begun = 0, monotonic()
     while True:
         attempt += 1
-        this.frame.check()
+        record = yield from may_begin(this)
+        if record is not None:
+            return replayed(this, record)
+        yield from ensure_started(this.frame)
         try:
             value = yield from call(lambda n=attempt: this.run(n), this.timeout_s, this.name)  # type: ignore[misc]
             text, value = this.codec.settle(value, this.what)
@@ -41,7 +53,7 @@ def record_outcome(
     value: Any = None,
     error: Exception | None = None,
 ) -> Flow[Any]:
-    """Records what came out of a call with outside effects, and lets the body go on only when the workflow is still ours."""
+    """Records what came out of an outside call; the body goes on only when the workflow is still ours."""
     failure = None
     if error is not None:
         failure, error = settle_failure(error)

@@ -6,12 +6,21 @@ from time import monotonic
 from typing import Any
 
 from dbdurable._core.control import ConnectionLost, Diverged, Duplicate, Fenced, Torn, Transient
-from dbdurable._core.failure import settle_failure
 from dbdurable._core.journal import Record
 from dbdurable._core.retry import is_transient
-from dbdurable._protocol.call import DurableCall, adopt, fenced, read_record, recall, replayed, retry_delay_s
-from dbdurable._protocol.effects import Flow, begin, call, commit, pause, rollback
-from dbdurable._protocol.ownership import rerun_delay_s, steadfast
+from dbdurable._protocol.call import (
+    DurableCall,
+    adopt,
+    fenced,
+    may_begin,
+    read_record,
+    recall,
+    record_failure,
+    replayed,
+    retry_delay_s,
+)
+from dbdurable._protocol.effects import Flow, Query, begin, call, commit, pause, rollback
+from dbdurable._protocol.ownership import persist, rerun_delay_s
 from dbdurable._sql import step as sql
 from dbdurable.errors import StepTimeout
 
@@ -21,14 +30,16 @@ RERUNS_MAX = 50
 
 def transaction(this: DurableCall) -> Flow[Any]:
     """A call whose writes and whose record commit together: exactly once."""
-    record = yield from recall(this)
-    if record is not None:
-        return replayed(this, record)
+    known = yield from recall(this)
+    if known is not None:
+        return replayed(this, known)
     frame = this.frame
     seq = frame.journal.next_seq()
     attempt, reruns, begun = 1, 0, monotonic()
     while True:
-        frame.check()
+        known = yield from may_begin(this)
+        if known is not None:
+            return replayed(this, known)
         try:
             handle = yield from begin(this.source, this.isolation, this.row_factory, this.path, this.name)
             value = yield from call(
@@ -37,22 +48,13 @@ def transaction(this: DurableCall) -> Flow[Any]:
                 this.name,
             )
             text, value = this.codec.settle(value, this.what)
-            yield from commit(
-                sql.RECORD_IN_TRANSACTION,
-                frame.id,
-                this.path,
-                seq,
-                this.kind,
-                this.name,
-                attempt,
-                frame.lease.executor_id,
-                frame.epoch,
-                text,
-            )
+            record = _record(this, seq, attempt, text)
+            yield from commit(record) if frame.pending is None else commit(frame.pending, record)
+            frame.pending = None
             return value
         except Fenced:
             yield from rollback()
-            yield from fenced(this)
+            return (yield from fenced(this))
         except Duplicate:
             yield from rollback()
             return (yield from adopt(this))
@@ -71,7 +73,7 @@ def transaction(this: DurableCall) -> Flow[Any]:
             if isinstance(error, StepTimeout) or (alive and not is_transient(error)) or reruns >= RERUNS_MAX:
                 delay_s = retry_delay_s(this, attempt, error)
                 if delay_s is None:
-                    return (yield from _record_failure(this, seq, attempt, monotonic() - begun, error))
+                    return (yield from record_failure(this, seq, attempt, monotonic() - begun, error))
                 attempt += 1
                 yield from pause(delay_s)
                 continue
@@ -80,31 +82,10 @@ def transaction(this: DurableCall) -> Flow[Any]:
         yield from pause(rerun_delay_s(reruns))
 
 
-def _record_failure(this: DurableCall, seq: int, attempts: int, elapsed_s: float, error: Exception) -> Flow[Any]:
-    """The error of a transaction whose writes were rolled back: fenced, in a transaction of its own."""
-    text, seen = settle_failure(error)
+def _record(this: DurableCall, seq: int, attempt: int, text: str) -> Query:
     frame = this.frame
-    try:
-        yield from steadfast(
-            sql.RECORD_FENCED,
-            frame.id,
-            this.path,
-            seq,
-            this.kind,
-            this.name,
-            attempts,
-            frame.lease.executor_id,
-            frame.epoch,
-            None,
-            text,
-            elapsed_s,
-            frame=frame,
-        )
-    except Fenced:
-        yield from fenced(this)
-    except Duplicate:
-        return (yield from adopt(this))  # it had committed after all
-    raise seen
+    owner = (frame.lease.executor_id, frame.epoch)
+    return Query(sql.RECORD_IN_TRANSACTION, (frame.id, this.path, seq, this.kind, this.name, attempt, *owner, text))
 
 
 def _after_lost_commit(this: DurableCall, lost: ConnectionLost) -> Flow[Record | None]:
@@ -114,7 +95,7 @@ def _after_lost_commit(this: DurableCall, lost: ConnectionLost) -> Flow[Record |
     key decides between it and the next run.
     """
     if lost.backend is not None:
-        yield from steadfast(sql.END_BACKEND, *lost.backend, frame=this.frame)
+        yield from persist(this.frame, sql.END_BACKEND, *lost.backend)
     return (yield from read_record(this))
 
 

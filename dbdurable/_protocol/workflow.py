@@ -52,7 +52,10 @@ def _attempt(frame: WorkflowFrame, body: Callable[[], Any], codec: ValueCodec, v
             return (yield from _finish(frame, Outcome(Status.CANCELLED, error=cancelled), None, None))
     except (KeyboardInterrupt, asyncio.CancelledError) as stop:
         # The caller's program ends, or no longer waits: the workflow goes on without it.
-        yield from _leave(frame, frame.unwind(HandBack("its caller was interrupted")), version)
+        try:
+            yield from _leave(frame, frame.unwind(HandBack("its caller was interrupted")), version)
+        except Unwind as lost:
+            frame.unwind(lost)  # the lease went meanwhile: recovery hands it on
         return Outcome(None, error=stop)
     except GeneratorExit:
         raise
@@ -119,13 +122,20 @@ def _finished_before(frame: WorkflowFrame, status: Status) -> Flow[bool]:
     return bool(rows) and tuple(rows[0][:3]) == (status.value, frame.lease.executor_id, frame.epoch)
 
 
+def _blocked_before(frame: WorkflowFrame) -> Flow[bool]:
+    """Whether this very block was committed, and only its answer lost."""
+    rows = yield from steadfast(sql.OWNERSHIP, frame.id, frame=frame)
+    return bool(rows) and (rows[0][0], rows[0][2]) == (Status.BLOCKED.value, frame.epoch + 1)
+
+
 def _leave(frame: WorkflowFrame, reason: Unwind | None, version: str) -> Flow[Outcome]:
     """The attempt ends without an outcome of its own."""
     if isinstance(reason, Diverged):
-        yield from steadfast(
+        rows = yield from steadfast(
             sql.BLOCK, frame.id, frame.lease.executor_id, frame.epoch, str(reason), version, frame=frame
         )
-        return Outcome(Status.BLOCKED, error=reason)
+        if rows or (yield from _blocked_before(frame)):
+            return Outcome(Status.BLOCKED, error=reason)
     if isinstance(reason, HandBack) and not frame.lease.lost:
         yield from steadfast(sql.HAND_BACK, frame.id, frame.lease.executor_id, frame.epoch, frame=frame)
     return ELSEWHERE

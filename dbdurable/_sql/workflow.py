@@ -31,6 +31,24 @@ START_HERE: Final = Statement(
     """,
 )
 
+START_HERE_UNKEYED: Final = Statement(
+    "start_here_unkeyed",
+    # The same without a key: it may ride the first commit of the call, and may be sent twice.
+    """
+    with w as (
+        insert into {schema}.workflow (
+            id, name, queue, partition, priority, max_attempts, parent_id, created_at,
+            deadline, attributes, input, status, epoch, executor_id, attempt, started_at)
+        values ($1::uuid, $2::text, $3::text, '', 0, $4::smallint, $9::uuid, clock_timestamp(),
+                clock_timestamp() + make_interval(secs => $5::float8), $7::jsonb, $8::json, 'running', 1, $6::uuid, 1,
+                clock_timestamp())
+        on conflict (id) do nothing
+        returning id)
+    insert into {schema}.lease (executor_id, batch, ids)
+    select $6, $10::bigint, array[id] from w
+    """,
+)
+
 START: Final = Statement(
     "start",
     """
@@ -57,7 +75,7 @@ FINISH: Final = Statement(
         select id, 'failed', $7::text from w where $4 = 'failed'
         on conflict (workflow_id) do update set status = excluded.status, reason = excluded.reason,
             since = clock_timestamp()),
-    d as (delete from {schema}.wait where workflow_id in (select id from w))
+    d as (delete from {schema}.wait where workflow_id = $1 and exists (select from w))
     select id from w
     """,
 )

@@ -26,6 +26,7 @@ from psycopg import AsyncCursor, AsyncRawCursor, Cursor, RawCursor
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
+from dbdurable._io.flight import Records
 from dbdurable._io.guard import refuse
 from dbdurable._io.source import AsyncUnit, SyncUnit, check_open
 from dbdurable._sql.step import NOTE_STEP
@@ -264,7 +265,7 @@ class _Unit(_Borrowed[Session | Connection]):
             self._session.flush()
             self._check()
 
-    def commit(self, name: str, text: str, params: tuple[Any, ...]) -> None:
+    def commit(self, records: Records) -> None:
         """Lets SQLAlchemy commit; its COMMIT carries the record."""
         driver: psycopg.Connection[Any] = self.connection
 
@@ -272,7 +273,8 @@ class _Unit(_Borrowed[Session | Connection]):
             _unshadow(driver, "commit")  # first: once this returns, the pool may lend the connection
             try:
                 with driver.pipeline():
-                    RawCursor(driver, row_factory=tuple_row).execute(text, params)
+                    for _, text, params in records:
+                        RawCursor(driver, row_factory=tuple_row).execute(text, params)
                     ended = Cursor(driver).execute("commit", prepare=False)
                 self._check_ended(ended.statusmessage)
             except BaseException as error:
@@ -327,7 +329,7 @@ class _AsyncUnit(_Borrowed[AsyncSession | AsyncConnection]):
             await self._owner.flush()
             self._check()
 
-    async def commit(self, name: str, text: str, params: tuple[Any, ...]) -> None:
+    async def commit(self, records: Records) -> None:
         """Lets SQLAlchemy commit; its COMMIT carries the record."""
         driver: psycopg.AsyncConnection[Any] = self.connection
 
@@ -335,7 +337,8 @@ class _AsyncUnit(_Borrowed[AsyncSession | AsyncConnection]):
             _unshadow(driver, "commit")
             try:
                 async with driver.pipeline():
-                    await AsyncRawCursor(driver, row_factory=tuple_row).execute(text, params)
+                    for _, text, params in records:
+                        await AsyncRawCursor(driver, row_factory=tuple_row).execute(text, params)
                     ended = await AsyncCursor(driver).execute("commit", prepare=False)
                 self._check_ended(ended.statusmessage)
             except BaseException as error:

@@ -231,11 +231,16 @@ def test_stop_ends_it_for_everybody(data, server, user):
     assert query(server.start().url, "select 1") == 1
 
 
+def removed(directory):
+    shutil.rmtree(directory, ignore_errors=True)
+    return not directory.exists()
+
+
 @pytest.mark.parametrize("what", [".", "pg"])
 def test_deleting_the_files_starts_afresh(data, server, what):
     query(server.url, "create table kept as select 42 as n")
     pid = postmaster(data)
-    shutil.rmtree(data.parent / what)
+    wait_until(lambda: removed(data.parent / what))  # postgres may take its own files away meanwhile
     wait_until(lambda: not alive(pid), timeout_s=4)  # by itself, postgres looks once a minute
     server.release()
     assert run_once(data, "select to_regclass('kept')") is None
