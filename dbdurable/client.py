@@ -11,12 +11,13 @@ from dbdurable._core.names import check_name
 from dbdurable._core.show import shown
 from dbdurable._executor.definition import RemoteDefinition
 from dbdurable._executor.runtime import Configuration, Runtime, check_blocking
+from dbdurable._executor.starts import workflow_id
 from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.start import resend
 from dbdurable._sql import workflow as sql
 from dbdurable.definitions import AsyncFunction, Function
 from dbdurable.errors import BadArgument
-from dbdurable.handle import AsyncHandle, Handle, workflow_id, workflow_info
+from dbdurable.handle import AsyncHandle, Handle, workflow_info
 from dbdurable.types import Retry, Status, WorkflowInfo
 
 T = TypeVar("T")

@@ -29,7 +29,7 @@ from dbdurable.types import Duration, Status, StepInfo, WorkflowInfo
 R_co = TypeVar("R_co", covariant=True)
 logger = logging.getLogger("dbdurable")
 
-__all__ = ["AsyncHandle", "Handle", "workflow_id", "workflow_info"]
+__all__ = ["AsyncHandle", "Handle", "workflow_info"]
 
 
 class _Handle:
@@ -159,7 +159,7 @@ class _Handle:
 
 
 def _restore(module: str, qualname: str, is_async: bool, id: UUID | None, key: str | None) -> Any:
-    from dbdurable.definitions import find_function
+    from dbdurable._executor.face import find_function
 
     return find_function(module, qualname, is_async).handle(id, key=key)
 
@@ -168,14 +168,6 @@ def _nobody(_: UUID) -> Flow[bool]:
     """The child's code is not registered here: somebody else runs it."""
     yield from ()
     return False
-
-
-def workflow_id(id: UUID | str) -> UUID:
-    """The id that a user gave. Raises BadArgument."""
-    try:
-        return id if isinstance(id, UUID) else UUID(id)
-    except (ValueError, AttributeError, TypeError):
-        raise BadArgument(f"a workflow's id is a UUID, not {shown(id)}") from None
 
 
 def workflow_info(row: Row) -> WorkflowInfo:

@@ -72,9 +72,7 @@ def test_the_wheel_finds_its_own_migrations(wheel: Path, tmp_path: Path):
         f"assert m.__file__.startswith({str(tmp_path)!r}), m.__file__\n"
         "print(*(file.checksum for file in m.load_migrations()))\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     from dbdurable._io.migration_files import load_migrations
 
     assert run.stdout.split() == [file.checksum for file in load_migrations()]

@@ -48,7 +48,7 @@ class Direct:
         holder = frame.id
         attempts.add(frame, batch, claimed=False)
         try:
-            if self.start.key is None:
+            if self.start.key is None and self.start.minted:
                 found, frame.pending = None, unkeyed_start(self.start, lease.executor_id, batch)
             else:
                 found = yield from start_here(self.start, lease.executor_id, batch)
@@ -60,7 +60,8 @@ class Direct:
                     raise outcome.error  # the caller was interrupted; the workflow went back to its queue
                 if frame.pending is not None:
                     raise DatabaseUnavailable(
-                        f"workflow {frame.name} was not started: the database was away for longer than the lease"
+                        f"the database was away for longer than the lease: as far as is known here, workflow "
+                        f"{frame.name} {frame.id} was not started"
                     )
             else:
                 holder = found

@@ -11,6 +11,7 @@ from uuid import UUID, uuid5
 from dbdurable._core.codec import storable
 from dbdurable._core.names import check_key, check_name
 from dbdurable._core.retry import duration_s
+from dbdurable._core.show import shown
 from dbdurable._executor.definition import Definition
 from dbdurable._executor.runtime import Runtime
 from dbdurable._protocol.frame import StepFrame, current
@@ -65,6 +66,7 @@ def build_start(
         attributes=_attributes(options.get("attributes")),
         max_attempts=definition.max_attempts if registered else None,
         registered=registered,
+        minted="id" not in options,
     )
 
 
@@ -124,3 +126,11 @@ def _attribute(value: object) -> str:
     if isinstance(value, (datetime, UUID)):
         return str(value)
     raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+def workflow_id(id: UUID | str) -> UUID:
+    """The id that a user gave. Raises BadArgument."""
+    try:
+        return id if isinstance(id, UUID) else UUID(id)
+    except (ValueError, AttributeError, TypeError):
+        raise BadArgument(f"a workflow's id is a UUID, not {shown(id)}") from None

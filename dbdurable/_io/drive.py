@@ -167,7 +167,8 @@ class SyncDriver:
         if self._stopping is None:
             time.sleep(effect.delay_s)
         else:
-            self._stopping.wait(effect.delay_s)
+            if self._stopping.wait(effect.delay_s):
+                time.sleep(min(effect.delay_s, STOP_LOOK_S))  # shorter, but a wait: the database may be away
 
 
 class AsyncDriver:
@@ -308,6 +309,7 @@ class AsyncDriver:
         end = time.monotonic() + effect.delay_s
         while (left_s := end - time.monotonic()) > 0:
             if self._stopping is not None and self._stopping.is_set():
+                await asyncio.sleep(min(left_s, STOP_LOOK_S))
                 return
             await asyncio.sleep(left_s if self._stopping is None else min(left_s, STOP_LOOK_S))
 

@@ -34,7 +34,7 @@ def meaning(error: psycopg.Error, connection: Any, schema: str) -> BaseException
     text = error.diag.message_primary or str(error)
     if state is not None and state.startswith("DD"):
         return _private(state, text, error.diag.message_hint)
-    if state == "23505" and error.diag.schema_name == schema and error.diag.table_name in ("step", "workflow"):
+    if state == "23505" and error.diag.schema_name == schema and error.diag.table_name == "step":
         return Duplicate(text)
     if state in _TRANSIENT:
         return Transient(text)

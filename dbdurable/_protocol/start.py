@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from dbdurable._core.codec import ValueCodec
-from dbdurable._core.control import ConnectionLost, Duplicate, Transient
+from dbdurable._core.control import ConnectionLost, Transient
 from dbdurable._core.failure import decode_failure
 from dbdurable._protocol.effects import Flow, Query, Row, pause, query
 from dbdurable._sql import workflow as sql
@@ -53,6 +53,8 @@ class Start:
     max_attempts: int | None = None
     parent_id: UUID | None = None
     registered: bool = True
+    minted: bool = True
+    """Whether the id was made for this start; else the caller chose it, and it may be there already."""
 
     @property
     def params(self) -> tuple[Any, ...]:
@@ -117,36 +119,33 @@ def unkeyed_start(this: Start, executor_id: UUID, batch: int) -> Query:
 def start_here(this: Start, executor_id: UUID, batch: int) -> Flow[UUID | None]:
     """A direct call: the workflow is born running, owned by this executor. None: born here.
 
-    Otherwise the id of the workflow that holds the key.
+    Otherwise the id of the workflow that holds the key, or the id.
     """
     while True:
-        try:
-            rows = yield from resend(
-                sql.START_HERE,
-                this.id,
-                this.name,
-                this.queue,
-                this.max_attempts,
-                this.timeout_s,
-                executor_id,
-                batch,
-                this.key,
-                this.attributes,
-                this.input,
-                this.parent_id,
-            )
-        except Duplicate:
-            # Born by this very call, and only the answer was lost; or somebody else's workflow has this id.
-            owner = yield from resend(sql.OWNERSHIP, this.id)
-            return None if owner and tuple(owner[0][:3]) == ("running", executor_id, 1) else this.id
+        rows = yield from resend(
+            sql.START_HERE,
+            this.id,
+            this.name,
+            this.queue,
+            this.max_attempts,
+            this.timeout_s,
+            executor_id,
+            batch,
+            this.key,
+            this.attributes,
+            this.input,
+            this.parent_id,
+        )
         if rows:
             return None
+        if (yield from resend(sql.BORN_HERE, executor_id, batch, this.id))[0][0]:
+            return None  # our own start: only its answer had been lost
+        if this.key is None:
+            return this.id
         held = yield from resend(sql.FIND_BY_KEY, this.name, this.key, this.input)
         if not held:
             continue  # its holder was rolled back meanwhile
         holder, same = held[0]
-        if holder == this.id:
-            return None  # our own start: only its answer had been lost
         if not same:
             raise KeyConflict(
                 f"key {this.key!r} already started {this.name} with other arguments (workflow {holder}); "

@@ -51,7 +51,9 @@ def _attempt(frame: WorkflowFrame, body: Callable[[], Any], codec: ValueCodec, v
         if frame.unwinding is None:
             return (yield from _finish(frame, Outcome(Status.CANCELLED, error=cancelled), None, None))
     except (KeyboardInterrupt, asyncio.CancelledError) as stop:
-        # The caller's program ends, or no longer waits: the workflow goes on without it.
+        # The caller's program ends, or no longer waits: the workflow goes on without it, if it ever began.
+        if frame.pending is not None:
+            return Outcome(None, error=stop)
         try:
             yield from _leave(frame, frame.unwind(HandBack("its caller was interrupted")), version)
         except Unwind as lost:
@@ -122,6 +124,11 @@ def _finished_before(frame: WorkflowFrame, status: Status) -> Flow[bool]:
     return bool(rows) and tuple(rows[0][:3]) == (status.value, frame.lease.executor_id, frame.epoch)
 
 
+def _hand_back(frame: WorkflowFrame) -> Flow[bool]:
+    rows = yield from steadfast(sql.HAND_BACK, frame.id, frame.lease.executor_id, frame.epoch, frame=frame)
+    return bool(rows)
+
+
 def _blocked_before(frame: WorkflowFrame) -> Flow[bool]:
     """Whether this very block was committed, and only its answer lost."""
     rows = yield from steadfast(sql.OWNERSHIP, frame.id, frame=frame)
@@ -136,6 +143,7 @@ def _leave(frame: WorkflowFrame, reason: Unwind | None, version: str) -> Flow[Ou
         )
         if rows or (yield from _blocked_before(frame)):
             return Outcome(Status.BLOCKED, error=reason)
-    if isinstance(reason, HandBack) and not frame.lease.lost:
-        yield from steadfast(sql.HAND_BACK, frame.id, frame.lease.executor_id, frame.epoch, frame=frame)
+    if isinstance(reason, HandBack) and not frame.lease.lost and not (yield from _hand_back(frame)):
+        yield from resync(frame)  # cancelled meanwhile: the new owner cleans up
+        yield from _hand_back(frame)
     return ELSEWHERE

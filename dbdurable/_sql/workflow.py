@@ -24,10 +24,19 @@ START_HERE: Final = Statement(
                clock_timestamp() + make_interval(secs => $5::float8), $9::jsonb, $10, 'running', 1, $6::uuid, 1,
                clock_timestamp()
          where $8 is null or exists (select from k)
+        on conflict (id) do nothing
         returning id)
     insert into {schema}.lease (executor_id, batch, ids)
     select $6, $7::bigint, array[id] from w
     returning batch
+    """,
+)
+
+BORN_HERE: Final = Statement(
+    "born_here",
+    """
+    select exists (select from {schema}.lease l
+                    where l.executor_id = $1::uuid and l.batch = $2::bigint and $3::uuid = any(l.ids))
     """,
 )
 

@@ -82,7 +82,7 @@ def act(job: Job, pipe: Pipe) -> None:
         pipe.send(("fired", point))
         if action == "lose":
             pipe.send(("lose", connection.info.backend_pid if connection is not None else 0))
-            pipe.recv()     # the proxy is armed
+            pipe.recv()  # the proxy is armed
         else:
             ACTIONS[action](point, connection)
 

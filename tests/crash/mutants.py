@@ -41,7 +41,7 @@ def remove_fence() -> None:
 def record_after_commit() -> None:
     """Two transactions instead of one: the step's writes first, its record after them."""
 
-    def commit(self: Any, name: str, text: str, params: tuple[Any, ...]) -> None:
+    def commit(self: Any, records: Any) -> None:
         connection = self.connection
         path = connection.execute("select current_setting('dbdurable.step')").fetchone()[0]
         connection.execute("commit")
@@ -49,8 +49,8 @@ def record_after_commit() -> None:
             connection.seam.reached("between commit and record", connection)
         connection.execute("begin")
         connection.execute("select set_config('dbdurable.step', %s, true)", [path])
-        with source.psycopg.RawCursor(connection) as cursor:
-            cursor.execute(text, params)
+        for _, text, params in records:
+            source.psycopg.RawCursor(connection).execute(text, params)
         connection.execute("commit")
         self._release()
 
@@ -78,7 +78,9 @@ def overwrite_records() -> None:
 
 def ignore_status() -> None:
     replace(step.RECORD_IN_TRANSACTION, "and w.status = 'running'", "")
-    replace(step.RECORD_IN_TRANSACTION, "w.executor_id = $7::uuid and w.epoch = $8::int", "($7::uuid, $8::int) is not null")
+    replace(
+        step.RECORD_IN_TRANSACTION, "w.executor_id = $7::uuid and w.epoch = $8::int", "($7::uuid, $8::int) is not null"
+    )
 
 
 def keep_errors_of_zombies() -> None:

@@ -23,6 +23,9 @@ class Traces:
     status: list[tuple[Any, ...]]
 
 
+NOTHING = Traces([], {}, [], [])
+
+
 def traces(connection: Connection, run: str) -> Traces:
     """The traces of a run, its name left out so that runs can be compared."""
     outside: dict[str, set[Any]] = {}
@@ -92,6 +95,15 @@ def check_house(connection: Connection) -> None:
         """
     ).fetchall()
     assert late == [], "a record after the end"
+
+
+def is_mid_flight(connection: Connection) -> bool:
+    """Whether the server waits for the rest of a flight, with the locks of its first statements held."""
+    found = connection.execute(
+        "select from pg_stat_activity where datname = current_database() and application_name = 'dbdurable' "
+        "and state = 'active' and wait_event = 'ClientRead'"
+    )
+    return found.fetchone() is not None
 
 
 def expire_all(connection: Connection) -> None:

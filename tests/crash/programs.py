@@ -7,21 +7,26 @@ what steps did elsewhere: written at once, on a connection of its own, with the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection, Connection
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session, sessionmaker
 
 from dbdurable import Durable, Retry, current_step
+from dbdurable.ext.sqlalchemy import SQLAlchemy
 
 TABLES = """
     create table if not exists effect (run text, what text, value integer);
     create table if not exists outside (run text, what text, key uuid, at timestamptz default clock_timestamp())
 """
 
-durable = Durable()
+engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(durable.url))
+durable = Durable(sources=[SQLAlchemy(sessionmaker(engine))])
 SOON = Retry(3, initial=0.001)
 
 
@@ -178,6 +183,27 @@ def parent(run: str) -> str:
     return write_and_start(run)
 
 
+@durable.transaction
+def add(session: Session, run: str, what: str, value: int) -> int:
+    session.execute(text("insert into effect values (:run, :what, :value)"), {"run": run, "what": what, "value": value})
+    return value
+
+
+@durable.transaction
+def add_and_refuse(session: Session, run: str) -> None:
+    session.execute(text("insert into effect values (:run, 'refused', 1000)"), {"run": run})
+    session.flush()
+    raise Refused("no")
+
+
+@durable.workflow
+def sessions(run: str) -> list[int]:
+    first = add(run, "first", 1)
+    with contextlib.suppress(Refused):
+        add_and_refuse(run)
+    return [first, add(run, "last", 2)]
+
+
 class Till:
     def __init__(self, name: str) -> None:
         self.name = name
@@ -230,5 +256,6 @@ PROGRAMS = {
         Program("async of sync", transactions, is_async=True),
         Program("method", till.sell),
         Program("parent", parent),
+        Program("session", sessions),
     ]
 }

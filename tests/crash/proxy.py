@@ -7,7 +7,6 @@ protocol: a type byte and a length.
 from __future__ import annotations
 
 import contextlib
-import os
 import selectors
 import shutil
 import socket

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -11,10 +14,10 @@ import pytest
 
 from dbdurable._sql import executor as sql
 from dbdurable.testing.crash import Point
-from tests.crash.actors import Job, acting, run
+from tests.crash.actors import Actor, Job, acting, run
 from tests.crash.conftest import Note
 from tests.crash.faults import of_programs, sample
-from tests.crash.oracle import check_house, check_same, expire_all, traces
+from tests.crash.oracle import check_house, check_same, expire_all, is_mid_flight, traces
 from tests.crash.programs import PROGRAMS
 from tests.support.wait import wait_until
 
@@ -35,6 +38,25 @@ def id_of(connection: Connection, name: str) -> Any:
     row = connection.execute("select id from dbdurable.workflow where input::json ->> 'run' = %s", [name]).fetchone()
     assert row is not None
     return row[0]
+
+
+@contextlib.contextmanager
+def frozen(connection: Connection, job: Job) -> Iterator[tuple[Actor, str]]:
+    """A process that stands still at its point, and the name of its run.
+
+    Not while the server waits for the rest of a flight of its services: what that has locked stays locked
+    until the process wakes, and nobody could declare it dead. Such a one is killed, and another one frozen.
+    """
+    with contextlib.ExitStack() as stack:
+        for run_number in itertools.count(1):
+            name = f"run-{job.fault[1] if job.fault else 0}-{run_number}"
+            actor = stack.enter_context(acting(replace(job, runs=(name,), environment=QUICK)))
+            actor.hear("fired")
+            actor.wait_frozen()
+            if not is_mid_flight(connection):
+                break
+            actor.kill()
+        yield actor, name
 
 
 # -- what happens while it is frozen: each says since when, and from which epoch on, the old one has no say ----
@@ -110,11 +132,7 @@ def freeze_at(
     expected, every = traces(connection, "golden"), points_of_work(golden.points)
     tried = choose(every)
     for at in tried:
-        name = f"run-{at.number}"
-        job = Job(url, program, (name,), (at.role, at.number, "freeze"), mutant, environment=QUICK)
-        with acting(job) as zombie:
-            zombie.hear("fired")
-            zombie.wait_frozen()
+        with frozen(connection, Job(url, program, (), (at.role, at.number, "freeze"), mutant)) as (zombie, name):
             since, epoch = meanwhile(connection, name)
             zombie.thaw()
             if meanwhile is pause:
@@ -131,6 +149,8 @@ def freeze_at(
                 check_same(expected, traces(connection, name))
         except AssertionError as difference:
             raise AssertionError(f"frozen at {at}: {difference}") from difference
+    expire_all(connection)
+    run(Job(url, program, idle=True))
     check_house(connection)
     return tried, every
 
@@ -138,9 +158,11 @@ def freeze_at(
 def _resume_once_over(connection: Connection, name: str, since: datetime) -> None:
     """Not before the zombie's transaction is over, one way or the other: it has to find the workflow paused."""
     wait_until(
-        lambda: not connection.execute(
-            "select from pg_stat_activity where datname = current_database() and state like 'idle in transaction%'"
-        ).fetchall(),
+        lambda: (
+            not connection.execute(
+                "select from pg_stat_activity where datname = current_database() and state like 'idle in transaction%'"
+            ).fetchall()
+        ),
         what="the zombie's transaction to end",
     )
     id = id_of(connection, name)
@@ -200,11 +222,7 @@ def overtake_at(
     expected, every = traces(connection, "golden"), points_of_work(golden.points)
     tried = choose(every)
     for at in tried:
-        name = f"run-{at.number}"
-        job = Job(url, program, (name,), (at.role, at.number, "freeze"), mutant, environment=QUICK)
-        with acting(job) as zombie:
-            zombie.hear("fired")
-            zombie.wait_frozen()
+        with frozen(connection, Job(url, program, (), (at.role, at.number, "freeze"), mutant)) as (zombie, name):
             expire_all(connection)
             rescued = run(Job(url, program, runs=(name,), mutant=mutant))
             assert rescued.results.get(name) == golden.results["golden"], rescued.error
@@ -216,6 +234,8 @@ def overtake_at(
             check_same(expected, traces(connection, name))
         except AssertionError as difference:
             raise AssertionError(f"frozen at {at}: {difference}") from difference
+    expire_all(connection)
+    run(Job(url, program, idle=True))
     check_house(connection)
     return tried, every
 

@@ -9,7 +9,7 @@ from dbdurable.testing.crash import Point
 from tests.crash.actors import Job, Report, run, run_all
 from tests.crash.conftest import Note
 from tests.crash.faults import of_programs, sample
-from tests.crash.oracle import check_house, check_killed, check_same, expire_all, traces
+from tests.crash.oracle import NOTHING, check_house, check_killed, check_same, expire_all, traces
 from tests.crash.programs import PROGRAMS
 
 
@@ -45,9 +45,7 @@ def kill_at(
     return list(victims.values()), every
 
 
-def check_rescued(
-    connection: psycopg.Connection, rescued: Report, golden: Report, victims: dict[str, Point]
-) -> None:
+def check_rescued(connection: psycopg.Connection, rescued: Report, golden: Report, victims: dict[str, Point]) -> None:
     """Every victim's run ended as the golden one did."""
     assert rescued.exitcode == 0, rescued.error
     for name, at in victims.items():
@@ -65,6 +63,37 @@ def test_killed_anywhere_it_ends_as_if_nothing_had_happened(
 ) -> None:
     tried, every = kill_at(database_url, prepared, program, wanted=10)
     points_tried(program, "kill", tried, len(every))
+
+
+@pytest.mark.parametrize("program", ["transactions", "steps", "mixed", "async"])
+def test_killed_without_a_key_it_is_done_by_others_or_never_was(
+    program: str, database_url: str, prepared: psycopg.Connection, points_tried: Note
+) -> None:
+    """Nobody asks again here: what has left any trace is taken over, outside effects included."""
+    golden = run(Job(database_url, program, runs=("golden",), idle=True, keyed=False))
+    expected, every = traces(prepared, "golden"), of_programs(golden.points)
+    victims = {f"run-{at.role}-{at.number}": at for at in sample(every, 10, f"no key {program}")}
+    reports = run_all(
+        [
+            Job(database_url, program, runs=(name,), fault=(at.role, at.number, "kill"), keyed=False)
+            for name, at in victims.items()
+        ]
+    )
+    for report in reports:
+        check_killed(report)
+    expire_all(prepared)
+    rescued = run(Job(database_url, program, idle=True))
+
+    assert rescued.exitcode == 0, rescued.error
+    for name, at in victims.items():
+        found = traces(prepared, name)
+        if found != NOTHING:
+            try:
+                check_same(expected, found)
+            except AssertionError as difference:
+                raise AssertionError(f"killed at {at}: {difference}") from difference
+    check_house(prepared)
+    points_tried(f"{program} without key", "kill", victims.values(), len(every))
 
 
 @pytest.mark.long

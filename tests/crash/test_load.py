@@ -9,19 +9,18 @@ import psycopg
 import pytest
 
 from tests.crash.actors import Actor, Job, acting, run
-from tests.crash.oracle import check_house
+from tests.crash.oracle import check_house, is_mid_flight
 from tests.crash.programs import durable, mixed
 from tests.support.wait import wait_until
 
 Connection = psycopg.Connection[Any]
 WORKFLOWS = 60
-SERVER = Job("", "mixed", claims=("load",), stay=True)
 
 
 @pytest.fixture
 def started(database_url: str, prepared: Connection) -> Iterator[list[str]]:
     """A queue full of workflows, and nobody yet who runs them."""
-    run(Job(database_url, "steps"))     # the names are known from now on
+    run(Job(database_url, "steps"))  # the names are known from now on
     runs = [f"load-{number}" for number in range(WORKFLOWS)]
     durable.configure(url=database_url, migrate=False)
     for name in runs:
@@ -65,6 +64,19 @@ def wait_all_done(connection: Connection) -> None:
     wait_until(lambda: done(connection) == WORKFLOWS, 40, "all workflows done")
 
 
+def freeze_between_flights(actor: Actor, connection: Connection) -> None:
+    """Not while the server waits for the rest of a flight: until it comes, its locks hold others up."""
+
+    def frozen() -> bool:
+        actor.freeze()
+        if is_mid_flight(connection):
+            actor.thaw()
+            return False
+        return True
+
+    wait_until(frozen, what="a moment between two flights")
+
+
 def begin(actor: Actor) -> Actor:
     actor.hear("staying")
     return actor
@@ -97,8 +109,10 @@ def test_frozen_under_load_and_back_again(started: list[str], database_url: str,
         begin(zombie)
         begin(survivor)
         wait_some_done(prepared, 5)
-        (zombie_id,) = prepared.execute("select id from dbdurable.executor where pid = %s", [zombie.pid]).fetchone() or (None,)
-        zombie.freeze()
+        (zombie_id,) = prepared.execute(
+            "select id from dbdurable.executor where pid = %s", [zombie.pid]
+        ).fetchone() or (None,)
+        freeze_between_flights(zombie, prepared)
         prepared.execute(
             "update dbdurable.executor set expires_at = clock_timestamp() - interval '1 s' where id = %s", [zombie_id]
         )
@@ -106,10 +120,12 @@ def test_frozen_under_load_and_back_again(started: list[str], database_url: str,
         zombie.thaw()
         # It learns from its next beat that its time is over, and goes on under a new identity.
         wait_until(
-            lambda: prepared.execute(
-                "select from dbdurable.executor where pid = %s and id <> %s", [zombie.pid, zombie_id]
-            ).fetchone()
-            is not None,
+            lambda: (
+                prepared.execute(
+                    "select from dbdurable.executor where pid = %s and id <> %s", [zombie.pid, zombie_id]
+                ).fetchone()
+                is not None
+            ),
             what="a new identity",
         )
 

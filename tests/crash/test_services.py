@@ -61,7 +61,7 @@ def test_killed_in_a_service_strands_nothing(
 
 
 def test_several_replicas_recover_at_once(database_url: str, prepared: psycopg.Connection) -> None:
-    golden = run(Job(database_url, PROGRAM, runs=("golden",), idle=True))
+    run(Job(database_url, PROGRAM, runs=("golden",), idle=True))
     runs = [f"run-{number}" for number in range(24)]
     leave_work(database_url, prepared, runs)
 

@@ -62,9 +62,7 @@ def test_the_variable_comes_first_and_must_be_right(no_programs, place, monkeypa
     monkeypatch.setenv("DBDURABLE_PG_BINDIR", str(chosen))
     assert find_binaries() == chosen
     monkeypatch.setenv("DBDURABLE_PG_BINDIR", str(place))
-    with pytest.raises(
-        BadConfiguration, match=r"DBDURABLE_PG_BINDIR=.* is not a directory with the programs"
-    ):
+    with pytest.raises(BadConfiguration, match=r"DBDURABLE_PG_BINDIR=.* is not a directory with the programs"):
         find_binaries()
 
 

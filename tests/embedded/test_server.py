@@ -70,10 +70,7 @@ def test_sorting_does_not_depend_on_the_c_library(server):
     version = int((server.data / "PG_VERSION").read_text())
     provider = query(server.url, "select datlocprovider from pg_database where datname = 'postgres'")
     assert provider == ("b" if version >= 17 else "c")
-    assert (
-        query(server.url, "select upper('ä') || pg_encoding_to_char(encoding) from pg_database limit 1")
-        == "ÄUTF8"
-    )
+    assert query(server.url, "select upper('ä') || pg_encoding_to_char(encoding) from pg_database limit 1") == "ÄUTF8"
 
 
 def test_the_socket_is_for_its_owner_only(server):
@@ -255,16 +252,12 @@ def test_another_major_version_is_explained(data):
     run_once(data, "select 1")
     wait_until(lambda: read_postmaster(data) is None)
     (data / "PG_VERSION").write_text("9.6\n")
-    with pytest.raises(
-        BadConfiguration, match=r"was made by PostgreSQL 9\.6 .* dump and restore it, or choose"
-    ):
+    with pytest.raises(BadConfiguration, match=r"was made by PostgreSQL 9\.6 .* dump and restore it, or choose"):
         EmbeddedServer(data).start()
 
 
 def test_the_log_says_why_it_did_not_start(data):
-    with pytest.raises(
-        DatabaseUnavailable, match=r"did not start; the end of .*pg\.log:\n(?s:.*)no_such_setting"
-    ):
+    with pytest.raises(DatabaseUnavailable, match=r"did not start; the end of .*pg\.log:\n(?s:.*)no_such_setting"):
         EmbeddedServer(data, durable=False, settings={"no_such_setting": 1}).start()
 
 

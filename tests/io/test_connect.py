@@ -72,9 +72,7 @@ async def test_session_setup_in_both_colours(database_url: str):
         assert await (await aconnection.execute(INTERVAL)).fetchone() == ("500ms",)
 
 
-@pytest.mark.parametrize(
-    "statement", ["set client_connection_check_interval = 'x'", "set no_such_setting = 1"]
-)
+@pytest.mark.parametrize("statement", ["set client_connection_check_interval = 'x'", "set no_such_setting = 1"])
 async def test_servers_without_that_setting_are_fine(
     database_url: str, statement: str, monkeypatch: pytest.MonkeyPatch
 ):

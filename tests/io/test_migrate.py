@@ -162,9 +162,7 @@ def test_file_without_a_transaction(empty_connection: Connection):
     assert empty_connection.execute(
         "select indisvalid from pg_index where indrelid = 'app.one'::regclass"
     ).fetchone() == (True,)
-    assert empty_connection.execute(
-        "select count(*) from pg_locks where locktype = 'advisory'"
-    ).fetchone() == (0,)
+    assert empty_connection.execute("select count(*) from pg_locks where locktype = 'advisory'").fetchone() == (0,)
     assert migrate(empty_connection, "app", files) == []
 
 
@@ -242,9 +240,7 @@ def test_the_script_makes_what_migrate_makes(empty_connection: Connection):
     check(empty_connection, "app_b")
     assert catalog(empty_connection, "app_a") == catalog(empty_connection, "app_b")
     ledgers = [
-        empty_connection.execute(
-            f"select version, name, checksum from {schema}.migration order by 1"
-        ).fetchall()
+        empty_connection.execute(f"select version, name, checksum from {schema}.migration order by 1").fetchall()
         for schema in ("app_a", "app_b")
     ]
     assert ledgers[0] == ledgers[1]

@@ -48,9 +48,7 @@ def test_schema_of_somebody_else(empty_connection: Connection, table: str):
     empty_connection.execute(f"create schema theirs; create table theirs.{table}")
     if "checksum" in table:
         empty_connection.execute("insert into theirs.migration values ('v1', 'users', 'x')")
-    with pytest.raises(
-        SchemaMismatch, match=f"not dbdurable's \\({table.split()[0]}\\): choose a schema of its own"
-    ):
+    with pytest.raises(SchemaMismatch, match=f"not dbdurable's \\({table.split()[0]}\\): choose a schema of its own"):
         migrate(empty_connection, "theirs")
     assert empty_connection.execute(
         "select count(*) from pg_class where relnamespace = 'theirs'::regnamespace"
@@ -63,9 +61,7 @@ def test_odd_but_good_schema_names(empty_connection: Connection, schema: str):
     check(empty_connection, schema)
 
 
-@pytest.mark.parametrize(
-    "schema", ['a"; drop schema public; --', "a'b", "a.b", "", "A", "a b", "a" * 49, "a\n", "é"]
-)
+@pytest.mark.parametrize("schema", ['a"; drop schema public; --', "a'b", "a.b", "", "A", "a b", "a" * 49, "a\n", "é"])
 def test_hostile_schema_names_reach_no_database(empty_connection: Connection, schema: str):
     for call in (
         lambda: migrate(empty_connection, schema),
@@ -84,9 +80,7 @@ def test_read_only_database(empty_connection: Connection):
 
 def test_old_server(connection: Connection, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(runner, "SERVER_VERSION_MIN", 99)
-    with pytest.raises(
-        DatabaseUnavailable, match=r"PostgreSQL \d+.* is too old: dbdurable needs 99 or newer"
-    ):
+    with pytest.raises(DatabaseUnavailable, match=r"PostgreSQL \d+.* is too old: dbdurable needs 99 or newer"):
         migrate(connection, "dbdurable")
 
 
@@ -109,9 +103,7 @@ def role(administrator: Connection) -> Iterator[str]:
 
 def test_missing_privileges(empty_connection: Connection, role: str):
     empty_connection.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
-    with pytest.raises(
-        SchemaMismatch, match=r"owner run `dbdurable migrate --sql --schema dbdurable \| psql"
-    ):
+    with pytest.raises(SchemaMismatch, match=r"owner run `dbdurable migrate --sql --schema dbdurable \| psql"):
         migrate(empty_connection, "dbdurable")
     empty_connection.execute("reset role")
     migrate(empty_connection, "dbdurable")

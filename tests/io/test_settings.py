@@ -30,9 +30,7 @@ def test_argument_then_own_variable_then_common_variable(monkeypatch: pytest.Mon
     assert load_settings("postgresql://argument/db").url == "postgresql://argument/db"
 
 
-def test_variables_override_the_env_file_and_arguments_override_both(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_variables_override_the_env_file_and_arguments_override_both(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     file = tmp_path / ".env"
     file.write_text("DBDURABLE_SCHEMA=from_file\nDBDURABLE_LEASE_TTL_S=60\nSOMEBODY_ELSES=1\n")
     monkeypatch.setenv("DBDURABLE_ENV_FILE", str(file))
@@ -59,9 +57,7 @@ def test_variables_of_others_are_not_ours(monkeypatch: pytest.MonkeyPatch):
     assert load_settings().url is None
 
 
-@pytest.mark.parametrize(
-    "scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg_async"]
-)
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg_async"])
 def test_urls_of_psycopg_and_sqlalchemy(scheme: str):
     assert load_settings(f"{scheme}://u:p@h/d?sslmode=require").url == "postgresql://u:p@h/d?sslmode=require"
 
@@ -162,9 +158,7 @@ def test_mask_url(text: str, masked: str):
     assert mask_url(text) == masked
 
 
-@pytest.mark.parametrize(
-    "name", ["dbdurable", "_", "a" * 48, "user", "a" * 49, "1a", "A", "a-b", "a\n", "", 'a"']
-)
+@pytest.mark.parametrize("name", ["dbdurable", "_", "a" * 48, "user", "a" * 49, "1a", "A", "a-b", "a\n", "", 'a"'])
 def test_the_two_rules_for_schema_names_agree(name: str):
     def accepts(rule: object) -> bool:
         try:

@@ -83,6 +83,4 @@ class Clone(DatabaseJanitor):
         self.admin.execute(query)
 
     def drop(self) -> None:
-        self.admin.execute(
-            sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(self.dbname))
-        )
+        self.admin.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(self.dbname)))
