@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -19,7 +18,7 @@ from pytest_postgresql import factories
 from pytest_postgresql.executors import NoopExecutor
 
 from dbdurable._embedded import EmbeddedServer
-from tests.support.databases import Clone, Server, scrub_environment
+from tests.support.databases import Clone, Server, scratch_directory, scrub_environment
 
 # Named once by the process that starts the run, inherited by its workers. (PYTEST_XDIST_TESTRUNUID would do
 # for the workers, but the controller, which cleans up, does not know it.)
@@ -27,17 +26,7 @@ OWNS_RUN = "DBDURABLE_TEST_RUN" not in os.environ
 RUN = os.environ.setdefault("DBDURABLE_TEST_RUN", uuid4().hex[:8])
 
 
-def _base() -> Path:
-    """Memory if there is plenty of it: a clone takes 12 ms there, and up to 400 ms on a throttled disk.
-
-    Not pytest's tmp_path: root's is closed to the account that the server runs as.
-    """
-    memory = Path("/dev/shm")
-    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 4 * 2**30
-    return memory if roomy else Path("/var/tmp")
-
-
-DIRECTORY = _base() / f"dbdurable-test-{RUN}"
+DIRECTORY = scratch_directory() / f"dbdurable-test-{RUN}"
 
 
 def embedded() -> EmbeddedServer:

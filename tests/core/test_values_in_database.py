@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg
 from hypothesis import HealthCheck, given, settings
+
 from tests.core.test_values import TYPED, codec, same, values
 
 
