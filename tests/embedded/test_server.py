@@ -176,8 +176,10 @@ def test_the_server_ends_with_its_keeper_and_comes_back(data, server):
 
 def test_a_server_without_keeper_is_adopted(data):
     """As where the kernel does not end it with its keeper; here, one that the test has started itself."""
-    run_once(data, "select 1")
-    wait_until(lambda: not (data / "postmaster.pid").exists())
+    with EmbeddedServer(data, linger_s=LINGER_S) as server:
+        query(server.url, "select 1")
+        first = keeper(data)
+    wait_until(lambda: not alive(first))  # it clears the socket's directory when the server is down
     plan = make_plan(data, durable=False, linger_s=LINGER_S, settings={})
     orphan = launch(plan)
     wait_until(lambda: (found := read_postmaster(data)) and found.ready)
