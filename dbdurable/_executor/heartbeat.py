@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dbdurable")
 
+SERVICE_TRANSACTION_MS_MAX = 10_000
+"""Longest transaction of a service's own connection; each takes a few milliseconds."""
+
 
 class OwnConnection:
     """One connection in the shape of a pool: made at first use, and again after it broke."""
@@ -39,6 +43,7 @@ class OwnConnection:
         """The connection, open."""
         if self._connection is None or self._connection.closed:
             self._connection = connect(self._url)
+            _limit_transactions(self._connection)
             self.generation += 1
         return self._connection
 
@@ -49,6 +54,15 @@ class OwnConnection:
         """Closes it."""
         if self._connection is not None:
             self._connection.close()
+
+
+def _limit_transactions(connection: psycopg.Connection[Any]) -> None:
+    """A process that is frozen in the middle of a flight would keep its locks on tickets, or on its own row.
+
+    PostgreSQL before 17 cannot end such a transaction; there it lasts until the process or its host is gone.
+    """
+    with suppress(psycopg.errors.UndefinedObject):
+        connection.execute(f"set transaction_timeout = {SERVICE_TRANSACTION_MS_MAX}")
 
 
 class Heartbeat:

