@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from dbdurable._core.control import Unwind
+from dbdurable._executor.branches import end_branches
 from dbdurable._executor.calls import run_definition
 from dbdurable._executor.definition import Definition
 from dbdurable._io.drive import AsyncDriver, SyncDriver
@@ -182,7 +183,15 @@ async def _ain_frame(
     tokens = current.set(frame), branch.set(None)
     try:
         with around():
-            return await invoke()
+            value = await invoke()
+    except GeneratorExit:
+        raise  # collected after its loop has ended: nothing can be awaited
+    except BaseException:
+        await end_branches(frame)
+        raise
+    else:
+        await end_branches(frame)
+        return value
     finally:
         with suppress(ValueError):  # closed by the garbage collector, after its loop has ended
             branch.reset(tokens[1])

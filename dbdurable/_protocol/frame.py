@@ -47,6 +47,8 @@ class WorkflowFrame:
     unawaited: dict[int, str] = field(default_factory=dict)
     """The names of asynchronous calls that were made and not awaited yet."""
     line: Line = field(default_factory=Line)
+    branches: set[Any] = field(default_factory=set)
+    """The tasks that the body has made and that have not ended."""
 
     def unwind(self, reason: Unwind) -> Unwind:
         """Notes that the attempt is over, and returns what to raise."""

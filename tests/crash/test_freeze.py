@@ -241,14 +241,7 @@ def overtake_at(
     return tried, every
 
 
-# What gather() leaves running when a branch meets LeaseLost outlives the attempt: it opens a new pool after the
-# executor has closed the loop's own, and asyncio.run() then waits for ever for a worker of psycopg's.
-LEFT_RUNNING = pytest.mark.xfail(reason="branches of an attempt that is over are not ended with it", strict=False)
-FREEZABLE = [
-    pytest.param(p.name, marks=LEFT_RUNNING if p.name == "async branches" else ())
-    for p in PROGRAMS.values()
-    if not p.queued and p.name != "parent"
-]
+FREEZABLE = [p.name for p in PROGRAMS.values() if not p.queued and p.name != "parent"]
 
 
 @pytest.mark.long
