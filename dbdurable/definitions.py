@@ -83,8 +83,7 @@ class Function(Face, Generic[P, R_co]):
         tx = self.ambient_tx()
         this = self.start_of(args, kwargs, own_id=tx is None)
         if tx is None:
-            flow, _ = self.start_flow(this)
-            id = self.runtime.drive(flow)
+            id = self.runtime.drive(self.start_flow(this))
         else:
             database = self.runtime.database_for_tx()
             id = run_in(tx, database.text(START), this.params, database.schema)[0][0]
@@ -143,8 +142,7 @@ class AsyncFunction(Face, Generic[P, R_co]):
                 return self._astart_in(tx, args, kwargs)
             frame = current.get()
             if isinstance(frame, WorkflowFrame):
-                flow, _ = self.start_flow(self.start_of(args, kwargs))
-                return self._astart(flow)
+                return self._astart(self.start_flow(self.start_of(args, kwargs)))
             return self._astart(None, args, kwargs)
 
     @property

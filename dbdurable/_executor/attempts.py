@@ -34,7 +34,8 @@ class Attempts:
         self._lock = threading.Lock()
         self._empty = threading.Condition(self._lock)
         self._frames: dict[UUID, WorkflowFrame] = {}
-        self._batch_of: dict[UUID, int] = {}
+        # By frame, not by id: a workflow that was handed back may be claimed again before its last frame is gone.
+        self._batch_of: dict[WorkflowFrame, int] = {}
         self._left: dict[int, int] = {}
         self._done: list[int] = []
         self._batches = itertools.count(1)
@@ -54,25 +55,28 @@ class Attempts:
         """An attempt begins; direct calls take no slot."""
         with self._lock:
             self._frames[frame.id] = frame
-            self._batch_of[frame.id] = batch
+            self._batch_of[frame] = batch
             self._left[batch] = self._left.get(batch, 0) + 1
             if claimed:
                 self._running[frame.is_async] += 1
 
-    def remove(self, frame: WorkflowFrame, claimed: bool) -> None:
-        """An attempt has ended, whatever its outcome."""
+    def remove(self, frame: WorkflowFrame, claimed: bool, ended: bool) -> None:
+        """An attempt is gone. `ended`: its outcome is in the database.
+
+        If not, its lease row stays, so that the heartbeat finds the workflow unknown here and hands it back.
+        """
         with self._lock:
             if self._frames.get(frame.id) is frame:
                 del self._frames[frame.id]
-            batch = self._batch_of.pop(frame.id, None)
-            if batch is not None:
+            batch = self._batch_of.pop(frame)
+            if ended:
                 self._left[batch] -= 1
                 if self._left[batch] == 0:
                     del self._left[batch]
                     self._done.append(batch)
             if claimed:
                 self._running[frame.is_async] -= 1
-            if not self._frames:
+            if not self._batch_of:
                 self._empty.notify_all()
 
     def take_done_batches(self) -> list[int]:
@@ -94,12 +98,12 @@ class Attempts:
     def names(self) -> list[str]:
         """What runs, for messages."""
         with self._lock:
-            return [f"{frame.name} {frame.id}" for frame in self._frames.values()]
+            return [f"{frame.name} {frame.id}" for frame in self._batch_of]
 
     def wait_empty(self, timeout_s: float) -> bool:
         """Waits until nothing runs here; False when time ran out."""
         with self._lock:
-            return self._empty.wait_for(lambda: not self._frames, timeout_s)
+            return self._empty.wait_for(lambda: not self._batch_of, timeout_s)
 
     # -- running a claimed workflow --------------------------------------------------------------------
 
@@ -113,34 +117,36 @@ class Attempts:
                 asyncio.run_coroutine_threadsafe(run, executor.loop)
             except RuntimeError:  # the loop is closed: the heartbeat hands back what is unknown here
                 run.close()
-                self.remove(frame, claimed=True)
+                self.remove(frame, claimed=True, ended=False)
         else:
             executor.body_threads.submit(self._run_sync, definition, frame, input)
 
     def _run_sync(self, definition: Definition, frame: WorkflowFrame, input: str) -> None:
-        executor = self._executor
+        executor, ended = self._executor, False
         try:
             outcome = SyncDriver(executor.runtime.database, executor.stopping).run(self.flow(definition, frame, input))
+            ended = True
             _report(frame, outcome)
         except BaseException:
-            logger.exception("workflow %s %s: the executor failed; it will be recovered", frame.name, frame.id)
+            logger.exception("workflow %s %s: the executor failed; it will be handed back", frame.name, frame.id)
         finally:
-            self.remove(frame, claimed=True)
+            self.remove(frame, claimed=True, ended=ended)
             executor.hint()
 
     async def _run_async(self, definition: Definition, frame: WorkflowFrame, input: str) -> None:
-        executor = self._executor
+        executor, ended = self._executor, False
         try:
             outcome = await AsyncDriver(executor.runtime.database, executor.stopping).run(
                 self.flow(definition, frame, input)
             )
+            ended = True
             _report(frame, outcome)
         except GeneratorExit:  # its loop has ended: recovery goes on with it
             raise
         except BaseException:
-            logger.exception("workflow %s %s: the executor failed; it will be recovered", frame.name, frame.id)
+            logger.exception("workflow %s %s: the executor failed; it will be handed back", frame.name, frame.id)
         finally:
-            self.remove(frame, claimed=True)
+            self.remove(frame, claimed=True, ended=ended)
             executor.hint()
 
     def flow(self, definition: Definition, frame: WorkflowFrame, input: str) -> Flow[Outcome]:

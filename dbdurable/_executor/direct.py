@@ -45,7 +45,7 @@ class Direct:
             is_async=self.definition.is_async,
             runtime=self.executor.runtime,
         )
-        holder = frame.id
+        holder, ended = frame.id, False
         attempts.add(frame, batch, claimed=False)
         try:
             if self.start.key is None and self.start.minted:
@@ -54,6 +54,7 @@ class Direct:
                 found = yield from start_here(self.start, lease.executor_id, batch)
             if found is None:
                 outcome = yield from attempts.flow(self.definition, frame, self.start.input)
+                ended = True
                 if outcome.status is not None:
                     return value_of(frame, outcome)
                 if outcome.error is not None:
@@ -64,9 +65,9 @@ class Direct:
                         f"{frame.name} {frame.id} was not started"
                     )
             else:
-                holder = found
+                holder, ended = found, True
         finally:
-            attempts.remove(frame, claimed=False)
+            attempts.remove(frame, claimed=False, ended=ended)
         return (yield from result(holder, self.definition.result, None, boottime, _silent))
 
 
@@ -92,11 +93,13 @@ def run_child(executor: Executor, definition: Definition, parent: WorkflowFrame,
         deadline=deadline,
         interrupt=interrupt,
     )
+    ended = False
     attempts.add(frame, batch, claimed=False)
     try:
         outcome = yield from attempts.flow(definition, frame, input)
+        ended = True
     finally:
-        attempts.remove(frame, claimed=False)
+        attempts.remove(frame, claimed=False, ended=ended)
     if outcome.status is None and outcome.error is not None:
         raise outcome.error
     return True

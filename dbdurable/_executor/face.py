@@ -134,13 +134,13 @@ class Face:
             registered=not isinstance(self.definition, RemoteDefinition),
         )
 
-    def start_flow(self, this: Start) -> tuple[Flow[UUID], bool]:
-        """How to start where the call is made, and whether it is a record of the workflow around it."""
+    def start_flow(self, this: Start) -> Flow[UUID]:
+        """How to start where the call is made: inside a workflow, as a record of it."""
         frame = current.get()
         if isinstance(frame, WorkflowFrame):
             place = place_of(frame, self.name, "start", ValueCodec.for_annotation(str, "the id of a child"))
-            return start_child(place, replace(this, parent_id=frame.id)), True
-        return start(this), False
+            return start_child(place, replace(this, parent_id=frame.id))
+        return start(this)
 
     def handle_of(self, face: type[Any], id: UUID | str | None, key: str | None) -> Any:
         """A handle to one that exists; no I/O."""

@@ -28,19 +28,19 @@ def step(this: DurableCall) -> Flow[Any]:
     attempt, begun = 0, monotonic()
     while True:
         attempt += 1
-        record = yield from may_begin(this)
-        if record is not None:
-            return replayed(this, record)
         yield from ensure_started(this.frame)
         try:
             value = yield from call(lambda n=attempt: this.run(n), this.timeout_s, this.name)  # type: ignore[misc]
             text, value = this.codec.settle(value, this.what)
         except Exception as error:
             delay_s = retry_delay_s(this, attempt, error)
-            if delay_s is not None:
-                yield from pause(delay_s)
-                continue
-            return (yield from record_outcome(this, attempt, monotonic() - begun, error=error))
+            if delay_s is None:
+                return (yield from record_outcome(this, attempt, monotonic() - begun, error=error))
+            yield from pause(delay_s)
+            record = yield from may_begin(this)
+            if record is not None:
+                return replayed(this, record)
+            continue
         return (yield from record_outcome(this, attempt, monotonic() - begun, text=text, value=value))
 
 

@@ -37,9 +37,7 @@ def transaction(this: DurableCall) -> Flow[Any]:
     seq = frame.journal.next_seq()
     attempt, reruns, begun = 1, 0, monotonic()
     while True:
-        known = yield from may_begin(this)
-        if known is not None:
-            return replayed(this, known)
+        delay_s: float | None = None
         try:
             handle = yield from begin(this.source, this.isolation, this.row_factory, this.path, this.name)
             value = yield from call(
@@ -75,11 +73,14 @@ def transaction(this: DurableCall) -> Flow[Any]:
                 if delay_s is None:
                     return (yield from record_failure(this, seq, attempt, monotonic() - begun, error))
                 attempt += 1
-                yield from pause(delay_s)
-                continue
-        # Nothing was committed and nothing is the step's fault: run the body again, no attempt charged.
-        reruns += 1
-        yield from pause(rerun_delay_s(reruns))
+        if delay_s is None:
+            # Nothing was committed and nothing is the step's fault: run the body again, no attempt charged.
+            reruns += 1
+            delay_s = rerun_delay_s(reruns)
+        yield from pause(delay_s)
+        known = yield from may_begin(this)
+        if known is not None:
+            return replayed(this, known)
 
 
 def _record(this: DurableCall, seq: int, attempt: int, text: str) -> Query:
