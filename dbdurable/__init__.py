@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dbdurable.durable import Config, Durable
     from dbdurable.errors import Cancelled, DurableError, NonRetryable, RetryAfter
     from dbdurable.handle import AsyncHandle, Handle
-    from dbdurable.types import Duration, Options, Queue, Retry, Status, StepInfo, WorkflowInfo
+    from dbdurable.types import Duration, Options, Queue, QueueInfo, Rate, Retry, Status, StepInfo, WorkflowInfo
 
 __all__ = [
     "AsyncCall",
@@ -55,6 +55,8 @@ __all__ = [
     "NonRetryable",
     "Options",
     "Queue",
+    "QueueInfo",
+    "Rate",
     "Retry",
     "RetryAfter",
     "Source",
@@ -85,7 +87,7 @@ _MODULES = {
     "durable": "Config Durable",
     "errors": "Cancelled DurableError NonRetryable RetryAfter",
     "handle": "AsyncHandle Handle",
-    "types": "Duration Options Queue Retry Status StepInfo WorkflowInfo",
+    "types": "Duration Options Queue QueueInfo Rate Retry Status StepInfo WorkflowInfo",
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
 

@@ -21,6 +21,7 @@ from typing import (
 )
 
 from dbdurable._core.names import check_name, check_schema, default_name
+from dbdurable._core.queues import queue_settings
 from dbdurable._core.retry import as_retry, duration_s
 from dbdurable._executor.definition import Definition, caller_locals, takes_self
 from dbdurable._executor.executor import Executor
@@ -38,7 +39,7 @@ from dbdurable.definitions import (
     Workflow,
 )
 from dbdurable.errors import BadConfiguration
-from dbdurable.types import AsyncTx, Duration, Queue, Retry, SyncTx
+from dbdurable.types import AsyncTx, Duration, Queue, Rate, Retry, SyncTx
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -183,9 +184,45 @@ class Durable:
         """A client of this application's database: handles by id, lists, starts by name."""
         return Client.of(self._runtime)
 
-    def queue(self, name: str) -> Queue:
-        """A queue by name; goes wherever a queue's name goes."""
-        return Queue(check_name(name, "queue"))
+    def queue(
+        self,
+        name: str,
+        *,
+        concurrency: int | None = None,
+        worker_concurrency: int | None = None,
+        per_partition: int | None = None,
+        rate: Rate | None = None,
+        rate_per_partition: Rate | None = None,
+        max_depth: int | None = None,
+    ) -> Queue:
+        """Declares a queue and its limits; it goes wherever a queue's name goes.
+
+        `concurrency`: how many of its workflows run at once, everywhere; `worker_concurrency`: in one process;
+        `per_partition`: of one `partition=` (1: one after the other, in the order they were started);
+        `rate`, `rate_per_partition`: how many may begin; `max_depth`: how many may be ready before a start raises
+        QueueFull. A workflow that waits (sleep, recv) takes nothing of them. Executors write them down when they
+        open, if the code says something else than last time: what is changed at run time (`client.set_queue`,
+        `dbdurable queues set`, SQL) stays until then.
+
+        Raises:
+            BadArgument: A limit that cannot be used.
+            BadConfiguration: The queue was declared before with other limits.
+
+        Example:
+            >>> mails = Durable().queue("mails", concurrency=20, per_partition=1)
+        """
+        limits = {
+            "concurrency": concurrency,
+            "worker_concurrency": worker_concurrency,
+            "per_partition": per_partition,
+            "rate": rate,
+            "rate_per_partition": rate_per_partition,
+            "max_depth": max_depth,
+        }
+        queue = Queue(check_name(name, "queue"))
+        given = queue_settings({limit: value for limit, value in limits.items() if value is not None})
+        self._runtime.registry.add_queue(queue.name, given)
+        return queue
 
     def register(self, instance: T, /, *, name: str | None = None) -> T:
         """Registers an object whose methods are workflows, so that every executor finds it by `name`.

@@ -23,10 +23,12 @@ __all__ = [
     "NotInTransaction",
     "NotInWorkflow",
     "NotRunning",
+    "QueueFull",
     "RemoteError",
     "RetryAfter",
     "SchemaMismatch",
     "StepTimeout",
+    "UnknownQueue",
     "UnknownWorkflow",
     "WaitTimeout",
     "WorkflowBlocked",
@@ -57,6 +59,14 @@ class DuplicateName(DurableError):
 
 class UnknownWorkflow(DurableError):
     """No workflow has that id, or no executor ever registered a function of that name."""
+
+
+class UnknownQueue(DurableError):
+    """No queue of that name is known: neither an executor nor the code that starts has it."""
+
+
+class QueueFull(DurableError):
+    """The queue holds as many ready workflows as its `max_depth` allows. Nothing was written: start again later."""
 
 
 class KeyConflict(DurableError):

@@ -14,6 +14,8 @@ __all__ = [
     "Duration",
     "Options",
     "Queue",
+    "QueueInfo",
+    "Rate",
     "Retry",
     "Status",
     "StepInfo",
@@ -100,6 +102,21 @@ class StepInfo:
     finished_at: datetime
 
 
+class Rate(NamedTuple):
+    """At most `limit` starts in each `per` (a timedelta or seconds), with up to `burst` at once (`limit`, if None).
+
+    A start takes one, or its `cost=`.
+
+    Example:
+        >>> Rate(100, per=60).limit
+        100
+    """
+
+    limit: int
+    per: Duration
+    burst: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Queue:
     """A named queue; goes wherever a queue's name goes."""
@@ -107,8 +124,28 @@ class Queue:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class QueueInfo:
+    """A queue as the database describes it: what is in it, and its limits (None: no limit)."""
+
+    name: str
+    paused: bool
+    ready: int
+    """Workflows that an executor may claim now."""
+    oldest: datetime | None
+    """Since when the oldest of them has been ready."""
+    running: int
+    delayed: int
+    concurrency: int | None
+    worker_concurrency: int | None
+    per_partition: int | None
+    rate: Rate | None
+    rate_per_partition: Rate | None
+    max_depth: int | None
+
+
 class Options(TypedDict, total=False):
-    """The options of one call; `delay`, `at`, `expires`, `priority` and `partition` only with `start`."""
+    """The options of one call; `delay`, `at`, `expires`, `priority`, `partition` and `cost` only with `start`."""
 
     key: str
     id: UUID
@@ -118,6 +155,7 @@ class Options(TypedDict, total=False):
     at: datetime
     expires: Duration
     partition: str
+    cost: int
     timeout: Duration
     retry: Retry | int
     attributes: Mapping[str, Any]

@@ -8,7 +8,7 @@ create type {schema}.step_kind as enum
     ('step', 'transaction', 'child', 'start', 'sleep', 'recv', 'send', 'event', 'promise', 'join', 'value');
 
 create type {schema}.wait_kind as enum
-    ('start', 'retry', 'sleep', 'message', 'event', 'result');
+    ('start', 'expiry', 'retry', 'sleep', 'message', 'event', 'result');
 
 -- One narrow row an execution. Columns that never change come first, input included: an update then
 -- repeats them as a common prefix in the WAL record. No index holds a column that changes, so updates
@@ -26,6 +26,7 @@ create table {schema}.workflow (
     created_at   timestamptz not null,
     deadline     timestamptz,
     expires_at   timestamptz,
+    cost         integer,
     attributes   jsonb,
     input        json not null,
     -- from here on: columns that change
@@ -34,7 +35,7 @@ create table {schema}.workflow (
     executor_id  uuid,
     attempt      smallint not null,
     interrupt    text,
-    slot         text,
+    slots        text[],
     started_at   timestamptz,
     finished_at  timestamptz,
     output       json,
@@ -167,34 +168,40 @@ create table {schema}.stream (
     primary key (workflow_id, name, seq)
 );
 
+-- What a queue allows; null is no limit. "declared" is what the code said last: a deploy that says the same
+-- leaves alone what was changed at run time.
 create table {schema}.queue (
-    name               text primary key,
-    concurrency        integer,
-    worker_concurrency integer,
-    per_partition      integer,
-    rate_limit         integer,
-    rate_per           interval,
-    rate_burst         integer,
-    max_depth          integer,
-    paused             boolean not null default false,
-    updated_at         timestamptz not null default clock_timestamp()
+    name                 text primary key,
+    concurrency          integer,
+    worker_concurrency   integer,
+    per_partition        integer,
+    rate_limit           integer,
+    rate_per             interval,
+    rate_burst           integer,
+    partition_rate_limit integer,
+    partition_rate_per   interval,
+    partition_rate_burst integer,
+    max_depth            integer,
+    paused               boolean not null default false,
+    declared             jsonb,
+    updated_at           timestamptz not null default clock_timestamp(),
+    limited              boolean not null generated always as (
+        concurrency is not null or per_partition is not null or rate_limit is not null
+        or partition_rate_limit is not null) stored,
+    partitioned          boolean not null generated always as (
+        per_partition is not null or partition_rate_limit is not null) stored
 );
 
--- Exact limits: "used" changes only together with the guarded status change, never by counting.
-create table {schema}.limit_key (
-    queue     text not null,
-    partition text not null,
-    used      integer not null default 0,
-    max       integer not null,
-    last_at   timestamptz not null default clock_timestamp(),
-    primary key (queue, partition)
-) with (fillfactor = 50);
+comment on table {schema}.queue is 'What each queue allows; change it with set_queue, pause_queue and resume_queue.';
 
-create table {schema}.rate (
-    queue     text not null,
-    partition text not null,
-    tokens    double precision not null,
-    at        timestamptz not null default clock_timestamp(),
+-- What is taken of a limit: one row for a queue as a whole (partition ''), one a partition. "used" changes
+-- only together with the status of the workflow whose "slots" name the row: exact, whoever crashes.
+create table {schema}.limit_key (
+    queue       text not null,
+    partition   text not null,
+    used        integer not null default 0,
+    tokens      double precision,
+    refilled_at timestamptz not null default clock_timestamp(),
     primary key (queue, partition)
 ) with (fillfactor = 50);
 

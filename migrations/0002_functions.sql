@@ -1,6 +1,6 @@
 -- What a client does, as functions: psql, other languages, triggers, and dbdurable's own Client call these.
 -- Errors carry a private SQLSTATE: DD001 fenced, DD002 torn transaction, DD003 key conflict,
--- DD004 unknown name, DD005 bad argument, DD006 unknown workflow.
+-- DD004 unknown name, DD005 bad argument, DD006 unknown workflow, DD007 queue full, DD008 unknown queue.
 
 -- Raises inside the transaction of a step whose workflow has another owner or epoch by now. It has to
 -- raise rather than return no row: COMMIT is already on the wire behind it, and must abort.
@@ -28,9 +28,41 @@ create function {schema}.uuid7() returns uuid language sql volatile as $$
         'hex')::uuid
 $$;
 
+-- Where a ticket lies: by its workflow's partition if something is limited by it in that queue, else together
+-- with all others, so that a claim walks them in one order.
+create function {schema}.ticket_partition(queue text, partition text) returns text language sql stable as $$
+    select case when exists (select from {schema}.queue q where q.name = ticket_partition.queue and q.partitioned)
+           then ticket_partition.partition else '' end
+$$;
+
+-- Refuses what a queue does not take: a name that neither an executor nor the caller's code knows, and work
+-- beyond its max_depth. Looks at max_depth tickets at most, so a large bound makes starts a little slower.
+create function {schema}.admit(queue text, many integer, known boolean) returns void language plpgsql stable as $$
+#variable_conflict use_column
+declare
+    max_depth integer;
+    depth     integer;
+begin
+    select q.max_depth into max_depth from {schema}.queue q where q.name = admit.queue;
+    if not found and not admit.known then
+        raise exception using errcode = 'DD008', message = format('there is no queue named %L', left(admit.queue, 200)),
+            hint = coalesce('queues: ' || (select string_agg(n.name, ', ')
+                                             from (select q.name from {schema}.queue q order by q.name limit 20) n),
+                            'no executor has connected to this schema yet');
+    end if;
+    if max_depth is not null then
+        select count(*) into depth
+          from (select from {schema}.ready r where r.queue = admit.queue limit max_depth) as found;
+        if depth + admit.many > max_depth then
+            raise exception using errcode = 'DD007', message = format(
+                'queue %L is full: %s workflows are ready in it and it takes %s', admit.queue, depth, max_depth);
+        end if;
+    end if;
+end $$;
+
 -- Starts a workflow in the caller's transaction: it exists if and only if that commits. With a key it
 -- starts once per (name, key): later calls return the first id, or raise when the arguments differ.
--- "registered" says that the caller vouches for the name (its code has the function).
+-- "registered" says that the caller vouches for the name (its code has the function), "known_queue" likewise.
 create function {schema}.start(
     name         text,
     input        json        default '{}',
@@ -47,7 +79,9 @@ create function {schema}.start(
     max_attempts integer     default null,
     parent_id    uuid        default null,
     input_hash   bytea       default null,
-    registered   boolean     default false
+    registered   boolean     default false,
+    known_queue  boolean     default false,
+    cost         integer     default 1
 ) returns uuid language plpgsql volatile as $$
 #variable_conflict use_column
 declare
@@ -57,6 +91,7 @@ declare
     hash      bytea;
     created   timestamptz := clock_timestamp();
     due       timestamptz := coalesce(start.at, created + start.delay);
+    place     text;
 begin
     select d.* into known from {schema}.definition d where d.name = start.name;
     if not found and not start.registered then
@@ -71,6 +106,10 @@ begin
         raise exception using errcode = 'DD005', message = format(
             'the input of workflow %L must be a JSON object (arguments by name) or an array, not a %s',
             start.name, json_typeof(start.input));
+    end if;
+    if start.cost < 0 or start.delay < interval '0' or start.expires <= interval '0' then
+        raise exception using errcode = 'DD005', message = format(
+            'cost, delay and expires of a start cannot be negative (workflow %L)', start.name);
     end if;
     if not start.registered or start.key is not null then
         -- The cast also refuses what views could not show as jsonb, such as NUL characters.
@@ -91,13 +130,15 @@ begin
             return held.workflow_id;
         end if;
     end if;
+    place := coalesce(start.queue, known.queue, 'default');
+    perform {schema}.admit(place, 1, start.known_queue or start.queue is null);
     insert into {schema}.workflow (
             id, name, queue, partition, priority, max_attempts, parent_id, key, created_at,
-            deadline, expires_at, attributes, input, status, epoch, attempt)
+            deadline, expires_at, cost, attributes, input, status, epoch, attempt)
         values (
-            new_id, start.name, coalesce(start.queue, known.queue, 'default'), start.partition, start.priority,
+            new_id, start.name, place, start.partition, start.priority,
             coalesce(start.max_attempts, known.max_attempts, 20), start.parent_id, start.key, created,
-            created + coalesce(start.timeout, known.timeout), created + start.expires,
+            created + coalesce(start.timeout, known.timeout), created + start.expires, nullif(start.cost, 1),
             start.attributes, start.input, 'queued', 0, 1)
         on conflict do nothing;
     if not found then
@@ -107,7 +148,11 @@ begin
         insert into {schema}.wait (workflow_id, path, kind, due) values (new_id, '', 'start', due);
     else
         insert into {schema}.ready (queue, partition, rank, workflow_id, name)
-            values (coalesce(start.queue, known.queue, 'default'), '', 2 * start.priority + 1, new_id, start.name);
+            values (place, case when start.partition = '' then '' else {schema}.ticket_partition(place, start.partition) end,
+                    2 * start.priority + 1, new_id, start.name);
+    end if;
+    if start.expires is not null then
+        insert into {schema}.wait (workflow_id, path, kind, due) values (new_id, '!', 'expiry', created + start.expires);
     end if;
     return new_id;
 end $$;
@@ -147,7 +192,7 @@ create function {schema}.requeue(w {schema}.workflow) returns void language sql 
     update {schema}.workflow set status = 'queued', epoch = epoch + 1, executor_id = null where id = w.id;
     delete from {schema}.attention where workflow_id = w.id;
     insert into {schema}.ready (queue, partition, rank, workflow_id, name)
-        values (w.queue, '', 2 * w.priority, w.id, w.name);
+        values (w.queue, {schema}.ticket_partition(w.queue, w.partition), 2 * w.priority, w.id, w.name);
 $$;
 
 -- Cancels a workflow. Once this has committed, no database effect of the workflow commits. A running
@@ -174,12 +219,15 @@ begin
         delete from {schema}.attention where workflow_id = w.id;
         return 'cancelled';
     end if;
-    update {schema}.workflow x set interrupt = cancel.reason where x.id = w.id;
+    update {schema}.limit_key k set used = k.used - 1 where k.queue = w.queue and k.partition = any(w.slots);
+    update {schema}.workflow x set interrupt = cancel.reason, slots = null where x.id = w.id;
     perform {schema}.requeue(w);
     return 'queued';
 end $$;
 
--- Stops a workflow before its next record, until it is resumed. Returns the status.
+-- Stops a workflow before its next record, until it is resumed. Returns the status. What it holds of its
+-- queue's limits is given back by an executor a moment later: a transaction of the caller's that stays open
+-- must not hold the row that all claims of the queue need.
 create function {schema}.pause(id uuid) returns text language plpgsql volatile as $$
 #variable_conflict use_column
 declare
@@ -220,7 +268,10 @@ begin
         values ('resume', w.id, jsonb_build_object('status', w.status, 'removed', removed));
     update {schema}.wait set due = clock_timestamp() + remaining, remaining = null
      where workflow_id = w.id and remaining is not null;
-    update {schema}.workflow x set attempt = 1, finished_at = null, error = null, output = null where x.id = w.id;
+    update {schema}.limit_key k set used = k.used - 1 where k.queue = w.queue and k.partition = any(w.slots);
+    update {schema}.workflow x
+       set attempt = 1, finished_at = null, error = null, output = null, slots = null
+     where x.id = w.id;
     if w.epoch = 0 or not exists (
             select from {schema}.wait where workflow_id = w.id and kind = 'start') then
         perform {schema}.requeue(w);

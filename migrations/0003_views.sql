@@ -79,3 +79,39 @@ select e.id, e.host, e.pid, e.version, e.started_at, e.names, e.queues,
   from {schema}.executor e;
 
 comment on view {schema}.executors is 'The processes that claim and run workflows.';
+
+create view {schema}.queues as
+select q.name, q.paused,
+       (select count(*) from {schema}.ready r where r.queue = q.name) as ready,
+       (select min(r.at) from {schema}.ready r where r.queue = q.name) as oldest,
+       (select count(*) from {schema}.lease l, unnest(l.ids) i(id) join {schema}.workflow w on w.id = i.id
+         where w.executor_id = l.executor_id and w.status = 'running' and w.queue = q.name) as running,
+       (select count(*) from {schema}.wait t join {schema}.workflow w on w.id = t.workflow_id
+         where t.kind = 'start' and w.queue = q.name) as delayed,
+       k.used,
+       q.concurrency, q.worker_concurrency, q.per_partition,
+       q.rate_limit, q.rate_per, q.rate_burst,
+       q.partition_rate_limit, q.partition_rate_per, q.partition_rate_burst,
+       q.max_depth, q.updated_at
+  from {schema}.queue q
+  left join {schema}.limit_key k on k.queue = q.name and k.partition = '' and q.concurrency is not null;
+
+comment on view {schema}.queues is
+    'Each queue: what is ready in it and how long, what runs, and its limits. Change them with set_queue.';
+comment on column {schema}.queues.ready is 'Workflows that an executor may claim now';
+comment on column {schema}.queues.oldest is 'Since when the oldest of them has been ready';
+comment on column {schema}.queues.delayed is 'Workflows whose start is due later';
+comment on column {schema}.queues.used is 'How much of "concurrency" is taken';
+
+-- Work that no living executor takes: its name or its queue is not registered by any.
+create view {schema}.unclaimable as
+select r.queue, r.name, count(*) as workflows, min(r.at) as oldest,
+       case when exists (select from {schema}.executor e where e.expires_at > clock_timestamp() and r.name = any(e.names))
+            then 'no living executor serves this queue and has this workflow: start one with this queue'
+            else 'no living executor has a workflow of this name: start one that does, or cancel these' end as reason
+  from {schema}.ready r
+ where not exists (select from {schema}.executor e
+                    where e.expires_at > clock_timestamp() and r.name = any(e.names) and r.queue = any(e.queues))
+ group by r.queue, r.name;
+
+comment on view {schema}.unclaimable is 'Ready work that no living executor takes, and why.';

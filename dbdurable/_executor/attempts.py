@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
@@ -40,16 +41,34 @@ class Attempts:
         self._done: list[int] = []
         self._batches = itertools.count(1)
         self._running = {True: 0, False: 0}  # by "takes a slot of async tasks"
+        self._running_of: Counter[str] = Counter()  # by queue
 
     def next_batch(self) -> int:
         """A number for a lease row that is about to be written."""
-        return next(self._batches)
+        with self._lock:
+            return next(self._batches)
+
+    def next_batches(self, many: int) -> int:
+        """The first of so many numbers in a row."""
+        with self._lock:
+            first = next(self._batches)
+            self._batches = itertools.count(first + many)
+            return first
 
     def free(self, is_async: bool) -> int:
         """How many more workflows of that colour may be claimed."""
         limit = self._executor.tasks if is_async else self._executor.threads
         with self._lock:
             return limit - self._running[is_async]
+
+    def any_free(self) -> bool:
+        """Whether a workflow of either colour may be claimed."""
+        return self.free(False) > 0 or self.free(True) > 0
+
+    def running_of(self, queue: str) -> int:
+        """How many claimed workflows of a queue run here."""
+        with self._lock:
+            return self._running_of[queue]
 
     def add(self, frame: WorkflowFrame, batch: int, claimed: bool) -> None:
         """An attempt begins; direct calls take no slot."""
@@ -59,6 +78,7 @@ class Attempts:
             self._left[batch] = self._left.get(batch, 0) + 1
             if claimed:
                 self._running[frame.is_async] += 1
+                self._running_of[frame.queue or ""] += 1
 
     def remove(self, frame: WorkflowFrame, claimed: bool, ended: bool) -> None:
         """An attempt is gone. `ended`: its outcome is in the database.
@@ -76,6 +96,7 @@ class Attempts:
                     self._done.append(batch)
             if claimed:
                 self._running[frame.is_async] -= 1
+                self._running_of[frame.queue or ""] -= 1
             if not self._batch_of:
                 self._empty.notify_all()
 
@@ -131,7 +152,7 @@ class Attempts:
             logger.exception("workflow %s %s: the executor failed; it will be handed back", frame.name, frame.id)
         finally:
             self.remove(frame, claimed=True, ended=ended)
-            executor.hint()
+            executor.control.freed(frame)
 
     async def _run_async(self, definition: Definition, frame: WorkflowFrame, input: str) -> None:
         executor, ended = self._executor, False
@@ -147,7 +168,7 @@ class Attempts:
             logger.exception("workflow %s %s: the executor failed; it will be handed back", frame.name, frame.id)
         finally:
             self.remove(frame, claimed=True, ended=ended)
-            executor.hint()
+            executor.control.freed(frame)
 
     def flow(self, definition: Definition, frame: WorkflowFrame, input: str) -> Flow[Outcome]:
         """The protocol of one attempt, with the body in its frame."""

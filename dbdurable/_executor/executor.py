@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import socket
@@ -176,7 +177,8 @@ class Executor:
 
     def _take(self, definitions: list[Definition]) -> None:
         self.definitions = {definition.name: definition for definition in definitions}
-        self.queues = self._queues or sorted({"default", *(d.queue for d in definitions if d.queue)})
+        declared = self.runtime.registry.queues
+        self.queues = self._queues or sorted({"default", *declared, *(d.queue for d in definitions if d.queue)})
 
     def learn(self, driver: SyncDriver) -> None:
         """Takes up what was decorated since: a notebook's next cell, a module that was imported late."""
@@ -207,6 +209,10 @@ class Executor:
                 [d.timeout_s if d.kind == "workflow" else None for d in known],
             )
         )
+        declared = self.runtime.registry.queues
+        settings = [json.dumps(declared[queue], sort_keys=True) if queue in declared else None for queue in self.queues]
+        driver.run(resend(sql.DECLARE_QUEUE, self.queues, settings))
+        driver.run(resend(sql.UNBLOCK, sorted(self.definitions), self.runtime.settings.code_version))
 
     def register(self) -> Lease:
         """A new identity: a row in `executor`, and what a start by name needs to know."""

@@ -25,7 +25,7 @@ from dbdurable._executor.runtime import Runtime
 from dbdurable._executor.starts import build_start, refuse_start_options, workflow_id
 from dbdurable._protocol.child import call_child, start_child
 from dbdurable._protocol.effects import Flow
-from dbdurable._protocol.frame import StepFrame, WorkflowFrame, current
+from dbdurable._protocol.frame import WorkflowFrame, ambient_tx, current
 from dbdurable._protocol.start import Start, start
 from dbdurable.errors import BadArgument, NotRunning
 from dbdurable.types import Options
@@ -152,10 +152,7 @@ class Face:
 
     def ambient_tx(self) -> Any:
         """The transaction in which a start takes part: tx=, or that of the transaction around the call."""
-        frame = current.get()
-        if self.tx is None and isinstance(frame, StepFrame) and frame.kind == "transaction":
-            return frame.handle
-        return self.tx
+        return ambient_tx(self.tx)
 
     def started(self, face: type[Any], id: UUID, tx: Any) -> Any:
         """The handle of a start; the local executor looks at once."""

@@ -138,13 +138,14 @@ class Heartbeat:
     def _reconcile(self, held: list[tuple[Any, ...]]) -> None:
         """Cancels come with the answer; ids that are unknown here for two beats are handed back."""
         unknown = set()
-        for id, epoch, interrupt in held:
+        for id, epoch, interrupt, queue, slots in held:
             frame = self._executor.attempts.find(id)
             if frame is None:
                 unknown.add(id)
                 if id in self._unknown:
                     logger.warning("workflow %s is held by this process and unknown to it: handed back", id)
-                    self._driver.run(query(HAND_BACK, id, self._executor.lease.executor_id, epoch))
+                    owner = (self._executor.lease.executor_id, epoch)
+                    self._driver.run(query(HAND_BACK, id, *owner, queue, slots))
             elif interrupt is not None and frame.interrupt is None:
                 # Only the reason: the epoch is adopted where nothing of the old one is in flight, else the
                 # cancel would open the fence for the very transaction that it has to stop.

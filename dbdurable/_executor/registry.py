@@ -20,7 +20,25 @@ class Registry:
         self.definitions: dict[str, Definition] = {}
         self.version = 0
         """Grows with every change: an executor that is open looks at it."""
+        self.queues: dict[str, dict[str, Any]] = {}
+        """What the code declares of queues, `durable.queue(...)`."""
         self._instances: dict[int, tuple[Any, str]] = {}
+
+    def add_queue(self, name: str, settings: dict[str, Any]) -> None:
+        """Declares a queue. Raises BadConfiguration when it was declared otherwise before."""
+        known = self.queues.get(name)
+        if known and settings and known != settings and not in_notebook():
+            raise BadConfiguration(
+                f"queue {name!r} is declared twice with different limits: {known} and {settings}; declare it once "
+                "and pass the queue around"
+            )
+        if known != settings and not (known and not settings):
+            self.queues[name] = settings
+            self.version += 1
+
+    def knows_queue(self, name: str) -> bool:
+        """Whether the code names that queue: a start there is no slip of the pen."""
+        return name == "default" or name in self.queues or any(d.queue == name for d in self.definitions.values())
 
     def add(self, definition: Definition) -> None:
         """Registers a function. Raises DuplicateName when another function has the name."""

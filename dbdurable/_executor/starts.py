@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid5
 
 from dbdurable._core.codec import storable
 from dbdurable._core.names import check_key, check_name
+from dbdurable._core.queues import LIMIT_MAX
 from dbdurable._core.retry import duration_s
 from dbdurable._core.show import shown
 from dbdurable._executor.definition import Definition
@@ -37,6 +38,7 @@ def build_start(
     input = definition.arguments.encode(bound)
     key = options.get("key")
     queue = options.get("queue", definition.queue)
+    queue_name = check_name(getattr(queue, "name", queue), "queue") if queue is not None else _queue(registered)
     at = options.get("at")
     if at is not None and not isinstance(at, datetime):
         raise BadArgument(f"at= takes an aware datetime, not {at!r:.100}")
@@ -56,18 +58,47 @@ def build_start(
         name=definition.name,
         input=input,
         key=check_key(key) if key is not None else None,
-        queue=check_name(getattr(queue, "name", queue), "queue") if queue is not None else _queue(registered),
+        queue=queue_name,
         priority=_priority(options.get("priority", 0)),
         delay_s=duration_s(options["delay"], "delay=") if "delay" in options else None,
         at=at,
-        expires_s=duration_s(options["expires"], "expires=") if "expires" in options else None,
+        expires_s=_expires_s(options["expires"]) if "expires" in options else None,
         partition=_partition(options.get("partition", "")),
         timeout_s=timeout_s,
         attributes=_attributes(options.get("attributes")),
         max_attempts=definition.max_attempts if registered else None,
         registered=registered,
+        known_queue=queue_name is None or runtime.registry.knows_queue(queue_name),
+        cost=_cost(options.get("cost", 1)),
         minted="id" not in options,
     )
+
+
+def as_json(starts: Iterable[Start]) -> str:
+    """Many starts as the SQL function start_many takes them; each input goes in as the text that it is."""
+    return "[" + ",".join(_element(this) for this in starts) + "]"
+
+
+def _element(this: Start) -> str:
+    fields = {
+        "name": this.name,
+        "key": this.key,
+        "queue": this.queue,
+        "id": str(this.id),
+        "priority": this.priority,
+        "delay": this.delay_s,
+        "at": this.at and this.at.isoformat(),
+        "expires": this.expires_s,
+        "partition": this.partition,
+        "timeout": this.timeout_s,
+        "max_attempts": this.max_attempts,
+        "cost": this.cost,
+        "registered": this.registered,
+        "known_queue": this.known_queue,
+    }
+    text = json.dumps({name: value for name, value in fields.items() if value is not None})
+    attributes = "" if this.attributes is None else f',"attributes":{this.attributes}'
+    return f'{text[:-1]},"input":{this.input}{attributes}}}'
 
 
 def refuse_start_options(options: Options, name: str, kind: str) -> None:
@@ -107,6 +138,19 @@ def _priority(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or abs(value) > PRIORITY_MAX:
         raise BadArgument(f"priority= takes a whole number from -{PRIORITY_MAX} to {PRIORITY_MAX}, not {value!r}")
     return value
+
+
+def _cost(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LIMIT_MAX:
+        raise BadArgument(f"cost= takes a whole number from 0 to {LIMIT_MAX}, not {value!r}")
+    return value
+
+
+def _expires_s(value: Any) -> float:
+    expires_s = duration_s(value, "expires=")
+    if expires_s == 0:
+        raise BadArgument("expires=0 would never start it: pass how long it may wait in its queue")
+    return expires_s
 
 
 def _partition(value: object) -> str:

@@ -12,7 +12,9 @@ from dbdurable.errors import (
     DatabaseUnavailable,
     KeyConflict,
     NotInTransaction,
+    QueueFull,
     SchemaMismatch,
+    UnknownQueue,
     UnknownWorkflow,
 )
 
@@ -79,6 +81,10 @@ def _private(state: str, text: str, hint: str | None) -> BaseException:
             return KeyConflict(f"{text}; use another key, or the same arguments")
         case "DD004" | "DD006":
             return UnknownWorkflow(said)
+        case "DD007":
+            return QueueFull(f"{said}; nothing was started")
+        case "DD008":
+            return UnknownQueue(f"{said}; declare it, durable.queue(...), or start an executor that serves it")
         case _:
             return BadArgument(said)
 

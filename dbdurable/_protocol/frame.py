@@ -35,6 +35,9 @@ class WorkflowFrame:
     runtime: Any = None
     """The application that runs it; opaque here."""
     deadline: datetime | None = None
+    queue: str | None = None
+    slots: list[str] | None = None
+    """What it holds of its queue's limits: '' is the queue's own, else a partition."""
     pending: Query | None = None
     """The start of a direct call, while it waits to ride the first commit. A crash before that commit means
     that the call never happened; nobody but its caller can know of it."""
@@ -91,3 +94,11 @@ def current_line(frame: WorkflowFrame) -> Line:
     """The line on which a call made here takes its path."""
     found = branch.get()
     return found[1] if found is not None and found[0] is frame else frame.line
+
+
+def ambient_tx(tx: Any) -> Any:
+    """The transaction in which a start takes part: the one given, or that of the transaction around the call."""
+    frame = current.get()
+    if tx is None and isinstance(frame, StepFrame) and frame.kind == "transaction":
+        return frame.handle
+    return tx

@@ -53,6 +53,8 @@ class Start:
     max_attempts: int | None = None
     parent_id: UUID | None = None
     registered: bool = True
+    known_queue: bool = True
+    cost: int = 1
     minted: bool = True
     """Whether the id was made for this start; else the caller chose it, and it may be there already."""
 
@@ -75,6 +77,8 @@ class Start:
             self.max_attempts,
             self.parent_id,
             self.registered,
+            self.known_queue,
+            self.cost,
         )
 
 

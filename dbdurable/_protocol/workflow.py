@@ -106,6 +106,8 @@ def _finish(frame: WorkflowFrame, outcome: Outcome, output: str | None, failure:
             output,
             failure,
             f"{type(outcome.error).__name__}: {outcome.error}"[:1000] if failure else None,
+            frame.queue,
+            frame.slots,
             frame=frame,
         )
         if rows:
@@ -125,7 +127,8 @@ def _finished_before(frame: WorkflowFrame, status: Status) -> Flow[bool]:
 
 
 def _hand_back(frame: WorkflowFrame) -> Flow[bool]:
-    rows = yield from steadfast(sql.HAND_BACK, frame.id, frame.lease.executor_id, frame.epoch, frame=frame)
+    owner = (frame.lease.executor_id, frame.epoch)
+    rows = yield from steadfast(sql.HAND_BACK, frame.id, *owner, frame.queue, frame.slots, frame=frame)
     return bool(rows)
 
 
@@ -138,9 +141,9 @@ def _blocked_before(frame: WorkflowFrame) -> Flow[bool]:
 def _leave(frame: WorkflowFrame, reason: Unwind | None, version: str) -> Flow[Outcome]:
     """The attempt ends without an outcome of its own."""
     if isinstance(reason, Diverged):
-        rows = yield from steadfast(
-            sql.BLOCK, frame.id, frame.lease.executor_id, frame.epoch, str(reason), version, frame=frame
-        )
+        owner = (frame.lease.executor_id, frame.epoch)
+        held = (frame.queue, frame.slots)
+        rows = yield from steadfast(sql.BLOCK, frame.id, *owner, str(reason), version, *held, frame=frame)
         if rows or (yield from _blocked_before(frame)):
             return Outcome(Status.BLOCKED, error=reason)
     if isinstance(reason, HandBack) and not frame.lease.lost and not (yield from _hand_back(frame)):

@@ -1,4 +1,4 @@
-"""Statements of executors: register, beat, claim, declare dead, recover, wake."""
+"""Statements of executors: register, beat, declare dead, recover, wake. Claims are in `claim`."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ HELD: Final = Statement(
     # What the database says this executor runs: cancels come with the answer; what the process does not
     # know is handed back.
     """
-    select w.id, w.epoch, w.interrupt
+    select w.id, w.epoch, w.interrupt, w.queue, w.slots
       from {schema}.lease l, unnest(l.ids) as i(id) join {schema}.workflow w on w.id = i.id
      where l.executor_id = $1::uuid and w.executor_id = $1 and w.status = 'running'
     """,
@@ -73,61 +73,6 @@ RELEASE_BATCHES: Final = Statement(
 UNREGISTER: Final = Statement(
     "unregister",
     "delete from {schema}.executor where id = $1::uuid",
-)
-
-CLAIM_PLAN: Final = Statement(
-    "claim_plan",
-    # The claim must walk ready_order whatever the statistics say; and a lost claim simply was not made.
-    # Before PostgreSQL 18 a switched-off plan costs 1e10 on paper, which would start the JIT compiler: 0.3 s.
-    """
-    select set_config('enable_sort', 'off', true), set_config('enable_seqscan', 'off', true),
-           set_config('enable_bitmapscan', 'off', true), set_config('enable_hashjoin', 'off', true),
-           set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true),
-           set_config('synchronous_commit', 'off', true)
-    """,
-)
-
-CLAIM: Final = Statement(
-    "claim",
-    # Rows that somebody holds are skipped, tickets and workflows alike: nobody's open transaction delays
-    # a claim. A ticket whose workflow is no longer what it says is dropped.
-    """
-    with pick as materialized (
-        select r.ctid as place, r.workflow_id, r.wake
-          from {schema}.ready r join {schema}.workflow w on w.id = r.workflow_id
-         where r.queue = $1::text and r.partition = '' and r.name = any($2::text[])
-         order by r.queue, r.partition, r.rank, r.at
-         limit $3::int
-           for update of r skip locked for no key update of w skip locked),
-    gone as (
-        delete from {schema}.ready r using pick p where r.ctid = p.place),
-    own as (
-        update {schema}.workflow w
-           set status = 'running', epoch = w.epoch + 1, executor_id = $4::uuid,
-               started_at = coalesce(w.started_at, clock_timestamp())
-          from (select workflow_id, bool_or(wake) as wake, bool_or(not wake) as start from pick group by 1) p
-         where w.id = p.workflow_id
-           and (p.wake and w.status = 'waiting' or p.start and w.status = 'queued')
-        returning w.id, w.name, w.key, w.epoch, w.attempt, w.interrupt, w.input, w.deadline, w.created_at),
-    held as (
-        insert into {schema}.lease (executor_id, batch, ids)
-        select $4, $5::bigint, array_agg(id) from own having count(*) > 0)
-    select id, name, key, epoch, attempt, interrupt, input::text, deadline, created_at from own
-    """,
-)
-
-CLAIMED_JOURNALS: Final = Statement(
-    "claimed_journals",
-    # In the same flight, but a statement of its own: the claim's snapshot may miss a record that committed
-    # while it waited. LATERAL, because CLAIM_PLAN's settings hold here too: a plain join that is to be
-    # sorted by workflow would read the whole journal by its primary key.
-    """
-    select j.workflow_id, j.path, j.seq, j.kind, j.name, j.output, j.error, j.attempts
-      from {schema}.lease l cross join unnest(l.ids) as i(id) cross join lateral (
-           select s.workflow_id, s.path, s.seq, s.kind::text, s.name, s.output::text, s.error::text, s.attempts
-             from {schema}.step s where s.workflow_id = i.id order by s.seq) j
-     where l.executor_id = $1::uuid and l.batch = $2::bigint
-    """,
 )
 
 SUSPECTS: Final = Statement(
@@ -173,25 +118,37 @@ DECLARE_SEEN: Final = Statement(
 RECOVER: Final = Statement(
     "recover",
     # A few lease rows of dead executors at a time; replicas share them by SKIP LOCKED. Rows that somebody
-    # holds just now (a late commit of the dead one) stay in the lease row for the next round. The attempt
-    # is charged here and nowhere else, and starts again at 1 when the dead epoch had made progress.
+    # holds just now (a late commit of the dead one) stay in the lease row for the next round; in no order, so
+    # that they do not stand in the way of others. The attempt is charged here and nowhere else, and starts
+    # again at 1 when the dead epoch had made progress. From the third on the workflow goes back with a growing
+    # delay: it may be what kills its executors. What it held of its queue's limits is given back, the rows of
+    # the limits in one order for all.
     """
     with b as materialized (
         select l.executor_id, l.batch, l.ids from {schema}.lease l
          where not exists (select from {schema}.executor e
                             where e.id = l.executor_id and e.expires_at > '-infinity')
-         limit 8 for update of l skip locked),
+         order by random() limit 8 for update of l skip locked),
     i as materialized (
         select b.executor_id, b.batch, u.id from b, unnest(b.ids) as u(id)),
     k as materialized (
-        select w.id, w.status, w.epoch, w.attempt, w.max_attempts,
+        select w.id, w.status, w.epoch, w.attempt, w.max_attempts, w.queue, w.slots,
                exists (select from {schema}.step s where s.workflow_id = w.id and s.epoch = w.epoch) as progress
           from i join {schema}.workflow w on w.id = i.id and w.executor_id = i.executor_id
                                          and w.status in ('running', 'waiting')
            for no key update of w skip locked),
+    held as materialized (
+        select l.queue, l.partition from {schema}.limit_key l
+         where (l.queue, l.partition) in (select k.queue, x.partition from k, unnest(k.slots) as x(partition))
+         order by l.queue, l.partition for update),
+    given as (
+        update {schema}.limit_key l set used = l.used - n.slots
+          from (select k.queue, x.partition, count(*) as slots from k, unnest(k.slots) as x(partition) group by 1, 2) n
+          join held h on h.queue = n.queue and h.partition = n.partition
+         where l.queue = n.queue and l.partition = n.partition),
     u as (
         update {schema}.workflow w
-           set epoch = w.epoch + 1, executor_id = null,
+           set epoch = w.epoch + 1, executor_id = null, slots = null,
                attempt = case when k.progress then 1 when k.attempt >= k.max_attempts then k.attempt
                               else k.attempt + 1 end,
                status = case when k.progress or k.attempt < k.max_attempts
@@ -202,13 +159,19 @@ RECOVER: Final = Statement(
                                      'message', format('attempts exhausted: %s processes in a row died in this '
                                          'workflow without progress', k.attempt)) end
           from k where w.id = k.id and k.status = 'running'
-        returning w.id, w.status, w.queue, w.priority, w.name, w.attempt),
+        returning w.id, w.status, w.queue, w.partition, w.priority, w.name, w.attempt),
     q as (
         insert into {schema}.ready (queue, partition, rank, workflow_id, name)
-        select queue, '', 2 * priority, id, name from u where status = 'queued'),
+        select queue, {schema}.ticket_partition(queue, partition), 2 * priority, id, name
+          from u where status = 'queued' and attempt < 3),
+    later as (
+        insert into {schema}.wait (workflow_id, path, kind, due)
+        select id, '', 'start', clock_timestamp() + interval '1 second' * 2 ^ least(attempt - 3, 6)
+          from u where status = 'queued' and attempt >= 3
+        on conflict (workflow_id, path) do update set due = excluded.due),
     z as (
         insert into {schema}.ready (queue, partition, rank, wake, workflow_id, name)
-        select w.queue, '', 2 * w.priority, true, w.id, w.name
+        select w.queue, {schema}.ticket_partition(w.queue, w.partition), 2 * w.priority, true, w.id, w.name
           from k join {schema}.workflow w on w.id = k.id where k.status = 'waiting'),
     a as (
         insert into {schema}.attention (workflow_id, status, reason)
@@ -251,9 +214,101 @@ WAKE_STARTS: Final = Statement(
         delete from {schema}.wait t using due d where t.workflow_id = d.workflow_id and t.path = d.path
         returning t.workflow_id)
     insert into {schema}.ready (queue, partition, rank, workflow_id, name)
-    select w.queue, '', 2 * w.priority + 1, w.id, w.name
+    select w.queue, {schema}.ticket_partition(w.queue, w.partition),
+           2 * w.priority + case when w.started_at is null then 1 else 0 end, w.id, w.name
       from gone g join {schema}.workflow w on w.id = g.workflow_id where w.status = 'queued'
     returning queue
+    """,
+)
+
+EXPIRE: Final = Statement(
+    "expire",
+    # Starts that nobody began in time (expires=): also where the queue is paused, full up, or nobody's.
+    """
+    with due as materialized (
+        select t.workflow_id, t.path from {schema}.wait t
+         where t.due <= clock_timestamp() and t.kind = 'expiry' order by t.due limit 500 for update skip locked),
+    late as materialized (
+        select w.id from due d join {schema}.workflow w on w.id = d.workflow_id
+         where w.status = 'queued' and w.started_at is null for no key update of w skip locked),
+    gone as (
+        delete from {schema}.wait t using due d join {schema}.workflow w on w.id = d.workflow_id
+         where t.workflow_id = d.workflow_id and (w.id in (select id from late)
+               or t.path = d.path and not (w.status = 'queued' and w.started_at is null)))
+    update {schema}.workflow w
+       set status = 'cancelled', epoch = w.epoch + 1, finished_at = clock_timestamp(),
+           interrupt = 'expired: it was not started in time'
+      from late where w.id = late.id
+    returning w.id
+    """,
+)
+
+REFILE: Final = Statement(
+    "refile",
+    # Tickets that lie in partitions of a queue which nothing limits by partition any more: claims would not
+    # meet them there.
+    """
+    with stray as materialized (
+        select t.place from {schema}.queue q cross join lateral (
+            select r.ctid as place from {schema}.ready r where r.queue = q.name and r.partition > ''
+             limit 500 for update skip locked) t
+         where q.name = any($1::text[]) and not q.partitioned limit 500)
+    update {schema}.ready r set partition = '' from stray s where r.ctid = s.place returning r.queue
+    """,
+)
+
+GIVE_BACK: Final = Statement(
+    "give_back",
+    # What paused workflows hold of their queue's limits: pausing itself leaves those rows alone.
+    """
+    with k as materialized (
+        select w.id, w.queue, w.slots from {schema}.attention a join {schema}.workflow w on w.id = a.workflow_id
+         where w.status in ('paused', 'blocked') and w.slots is not null limit 100
+           for no key update of w skip locked),
+    held as materialized (
+        select l.queue, l.partition from {schema}.limit_key l
+         where (l.queue, l.partition) in (select k.queue, x.partition from k, unnest(k.slots) as x(partition))
+         order by l.queue, l.partition for update),
+    given as (
+        update {schema}.limit_key l set used = l.used - n.slots
+          from (select k.queue, x.partition, count(*) as slots from k, unnest(k.slots) as x(partition) group by 1, 2) n
+          join held h on h.queue = n.queue and h.partition = n.partition
+         where l.queue = n.queue and l.partition = n.partition)
+    update {schema}.workflow w set slots = null from k where w.id = k.id returning w.queue
+    """,
+)
+
+FORGET_KEYS: Final = Statement(
+    "forget_keys",
+    # Rows of partitions that nothing holds and nothing waits in, a few at a time; a bucket once it is full.
+    """
+    with idle as materialized (
+        select l.queue, l.partition from {schema}.limit_key l join {schema}.queue q on q.name = l.queue
+         where l.partition > '' and l.used = 0
+           and (l.tokens is null or q.partition_rate_limit is null
+                or {schema}.bucket(l.tokens, l.refilled_at, q.partition_rate_limit, q.partition_rate_per,
+                       coalesce(q.partition_rate_burst, q.partition_rate_limit))
+                   >= coalesce(q.partition_rate_burst, q.partition_rate_limit))
+           and not exists (select from {schema}.ready r where r.queue = l.queue and r.partition = l.partition)
+         limit 500 for update of l skip locked)
+    delete from {schema}.limit_key l using idle i where l.queue = i.queue and l.partition = i.partition
+    """,
+)
+
+DECLARE_QUEUE: Final = Statement(
+    "declare_queue",
+    "select {schema}.declare_queue(q.name, q.settings) from unnest($1::text[], $2::jsonb[]) as q(name, settings)",
+)
+
+UNBLOCK: Final = Statement(
+    "unblock",
+    # Workflows that another version of the code could not replay: this one may. Its own version in the row
+    # says that it has tried.
+    """
+    select {schema}.resume(a.workflow_id)
+      from {schema}.attention a join {schema}.workflow w on w.id = a.workflow_id
+     where a.status = 'blocked' and w.name = any($1::text[]) and $2::text <> '' and a.version <> $2
+     limit 100
     """,
 )
 

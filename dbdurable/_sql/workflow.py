@@ -66,9 +66,11 @@ START: Final = Statement(
         priority => $6::int, delay => make_interval(secs => $7::float8), at => $8::timestamptz,
         expires => make_interval(secs => $9::float8), partition => $10::text,
         timeout => make_interval(secs => $11::float8), attributes => $12::jsonb, max_attempts => $13::int,
-        parent_id => $14::uuid, registered => $15::boolean)
+        parent_id => $14::uuid, registered => $15::boolean, known_queue => $16::boolean, cost => $17::int)
     """,
 )
+
+START_MANY: Final = Statement("start_many", "select place, id from {schema}.start_many($1::json) order by place")
 
 FINISH: Final = Statement(
     "finish",
@@ -76,9 +78,13 @@ FINISH: Final = Statement(
     """
     with w as (
         update {schema}.workflow
-           set status = $4::text::{schema}.status, output = $5::json, error = $6::json, finished_at = clock_timestamp()
+           set status = $4::text::{schema}.status, slots = null, output = $5::json, error = $6::json,
+               finished_at = clock_timestamp()
          where id = $1::uuid and executor_id = $2::uuid and epoch = $3::int and status = 'running'
         returning id),
+    given as (
+        update {schema}.limit_key l set used = l.used - 1
+         where l.queue = $8::text and l.partition = any($9::text[]) and exists (select from w)),
     a as (
         insert into {schema}.attention (workflow_id, status, reason)
         select id, 'failed', $7::text from w where $4 = 'failed'
@@ -93,9 +99,12 @@ BLOCK: Final = Statement(
     "block",
     """
     with w as (
-        update {schema}.workflow set status = 'blocked', epoch = epoch + 1, executor_id = null
+        update {schema}.workflow set status = 'blocked', epoch = epoch + 1, executor_id = null, slots = null
          where id = $1::uuid and executor_id = $2::uuid and epoch = $3::int and status = 'running'
         returning id),
+    given as (
+        update {schema}.limit_key l set used = l.used - 1
+         where l.queue = $6::text and l.partition = any($7::text[]) and exists (select from w)),
     a as (
         insert into {schema}.attention (workflow_id, status, reason, version)
         select id, 'blocked', $4::text, $5::text from w
@@ -109,12 +118,15 @@ HAND_BACK: Final = Statement(
     "hand_back",
     """
     with w as (
-        update {schema}.workflow set status = 'queued', epoch = epoch + 1, executor_id = null
+        update {schema}.workflow set status = 'queued', epoch = epoch + 1, executor_id = null, slots = null
          where id = $1::uuid and executor_id = $2::uuid and epoch = $3::int and status = 'running'
-        returning id, queue, priority, name),
+        returning id, queue, partition, priority, name),
+    given as (
+        update {schema}.limit_key l set used = l.used - 1
+         where l.queue = $4::text and l.partition = any($5::text[]) and exists (select from w)),
     r as (
         insert into {schema}.ready (queue, partition, rank, workflow_id, name)
-        select queue, '', 2 * priority, id, name from w)
+        select queue, {schema}.ticket_partition(queue, partition), 2 * priority, id, name from w)
     select id from w
     """,
 )
@@ -183,9 +195,9 @@ START_CHILD: Final = Statement(
     insert into {schema}.step
         (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output)
     values (
-        $16::uuid, $17::text, $18::int, $21::text::{schema}.step_kind, $1::text, 1,
+        $18::uuid, $19::text, $20::int, $23::text::{schema}.step_kind, $1::text, 1,
         coalesce((select w.epoch from {schema}.workflow w
-                   where w.id = $16 and w.executor_id = $19::uuid and w.epoch = $20::int and w.status = 'running'
+                   where w.id = $18 and w.executor_id = $21::uuid and w.epoch = $22::int and w.status = 'running'
                      for share), {schema}.fenced()),
         clock_timestamp(), clock_timestamp(),
         to_json({schema}.start(
@@ -193,7 +205,7 @@ START_CHILD: Final = Statement(
             priority => $6::int, delay => make_interval(secs => $7::float8), at => $8::timestamptz,
             expires => make_interval(secs => $9::float8), partition => $10::text,
             timeout => make_interval(secs => $11::float8), attributes => $12::jsonb, max_attempts => $13::int,
-            parent_id => $14::uuid, registered => $15::boolean)))
+            parent_id => $14::uuid, registered => $15::boolean, known_queue => $16::boolean, cost => $17::int)))
     returning output #>> '{}'
     """,
 )
@@ -202,7 +214,8 @@ ADOPT_CHILD: Final = Statement(
     "adopt_child",
     # A parent that waits for a child nobody runs yet runs it itself, on its own thread or task: however few
     # slots there are, parents and children cannot wait for each other. The child's ticket is dropped later,
-    # by the claim that finds it. A delayed child has no ticket and is left alone.
+    # by the claim that finds it. A delayed child has no ticket and is left alone; so is one in a queue that is
+    # paused or has limits, which this would pass by.
     """
     with own as (
         update {schema}.workflow w
@@ -210,6 +223,7 @@ ADOPT_CHILD: Final = Statement(
                started_at = coalesce(w.started_at, clock_timestamp())
          where w.id = $1::uuid and w.status = 'queued'
            and not exists (select from {schema}.wait t where t.workflow_id = w.id and t.kind = 'start')
+           and not exists (select from {schema}.queue q where q.name = w.queue and (q.limited or q.paused))
         returning w.id, w.epoch, w.attempt, w.interrupt, w.input, w.key, w.deadline),
     held as (
         insert into {schema}.lease (executor_id, batch, ids) select $2, $3::bigint, array[id] from own)

@@ -15,17 +15,20 @@ from dbdurable import aio, errors, types
 PACKAGE = [
     "AsyncCall", "AsyncClient", "AsyncFunction", "AsyncHandle", "AsyncStep", "AsyncTransaction", "AsyncWorkflow",
     "Call", "Cancelled", "Client", "Config", "CurrentStep", "CurrentWorkflow", "Durable", "DurableError", "Duration",
-    "Executor", "Function", "Handle", "NonRetryable", "Options", "Queue", "Retry", "RetryAfter", "Source", "Status",
-    "Step", "StepInfo", "Transaction", "Workflow", "WorkflowInfo", "__version__", "aio", "current_step",
-    "current_workflow", "errors", "run_step",
+    "Executor", "Function", "Handle", "NonRetryable", "Options", "Queue", "QueueInfo", "Rate", "Retry", "RetryAfter",
+    "Source", "Status", "Step", "StepInfo", "Transaction", "Workflow", "WorkflowInfo", "__version__", "aio",
+    "current_step", "current_workflow", "errors", "run_step",
 ]  # fmt: skip
 ERRORS = [
     "AttemptsExhausted", "BadArgument", "BadConfiguration", "Cancelled", "DatabaseUnavailable", "DuplicateName",
-    "DurableError", "KeyConflict", "NonRetryable", "NotInTransaction", "NotInWorkflow", "NotRunning", "RemoteError",
-    "RetryAfter", "SchemaMismatch", "StepTimeout", "UnknownWorkflow", "WaitTimeout", "WorkflowBlocked",
-    "WorkflowCancelled", "WrongColour",
+    "DurableError", "KeyConflict", "NonRetryable", "NotInTransaction", "NotInWorkflow", "NotRunning",
+    "QueueFull", "RemoteError", "RetryAfter", "SchemaMismatch", "StepTimeout", "UnknownQueue", "UnknownWorkflow",
+    "WaitTimeout", "WorkflowBlocked", "WorkflowCancelled", "WrongColour",
 ]  # fmt: skip
-TYPES = ["AsyncTx", "Duration", "Options", "Queue", "Retry", "Status", "StepInfo", "SyncTx", "WorkflowInfo"]
+TYPES = [
+    "AsyncTx", "Duration", "Options", "Queue", "QueueInfo", "Rate", "Retry", "Status", "StepInfo", "SyncTx",
+    "WorkflowInfo",
+]  # fmt: skip
 ALIASES = {"Duration", "__version__"}  # values, not objects with a docstring of their own
 
 

@@ -67,6 +67,7 @@ def shop(administrator: psycopg.Connection[Any], postgresql_template: NoopExecut
             made.ids["succeeded"] = str(checkout.options(key="order-42").start(42, gift=True).id)
             made.ids["failed"] = str(checkout.start(13).id)
             executor.wait_idle(20)
+        durable.queue("slow")
         made.ids["queued"] = str(checkout.start(7).id)
         made.ids["cancelled"] = str(checkout.options(queue="slow").start(8).id)
         durable.client.handle(made.ids["cancelled"]).cancel("changed my mind")

@@ -49,6 +49,10 @@ def test_start_with_a_key_starts_once(cli: Cli, durable: Durable, database_url: 
 
 
 def test_start_later_in_another_queue(cli: Cli, durable: Durable, database_url: str, connection: Any):
+    refused = cli("start", "double", "[1]", "--queue", "night", url=database_url)
+    assert refused.exit_code == 1
+    assert "there is no queue named 'night'" in refused.stderr
+    connection.execute("select dbdurable.declare_queue('night', null)")
     run = cli("start", "double", "[1]", "--delay", "3600", "--queue", "night", "--json", url=database_url)
     id = json.loads(run.stdout)["id"]
     row = connection.execute("select status, queue from dbdurable.workflows where id = %s", [id]).fetchone()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dbdurable._io import source
-from dbdurable._sql import executor, step
+from dbdurable._sql import claim, executor, step
 from dbdurable._sql.statement import Statement
 
 FENCE = """coalesce((select w.epoch from {schema}.workflow w
@@ -64,7 +64,8 @@ def drop_owner_and_epoch_of_recovery() -> None:
 
 def keep_epoch() -> None:
     replace(executor.RECOVER, "set epoch = w.epoch + 1, executor_id = null", "set epoch = w.epoch, executor_id = null")
-    replace(executor.CLAIM, "epoch = w.epoch + 1", "epoch = w.epoch")
+    for statement in (claim.CLAIM, claim.CLAIM_AHEAD):
+        replace(statement, "status = 'running', epoch = w.epoch + 1", "status = 'running', epoch = w.epoch")
 
 
 def overwrite_records() -> None:

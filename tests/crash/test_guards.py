@@ -63,7 +63,7 @@ CASES = [
     ),
     Case(
         workflow.FINISH,
-        lambda id, me, epoch: (id, me, epoch, "succeeded", "1", None, None),
+        lambda id, me, epoch: (id, me, epoch, "succeeded", "1", None, None, None, None),
         (
             ("owner", "executor_id = $2::uuid", "$2::uuid is not null"),
             ("epoch", "epoch = $3::int", "$3::int is not null"),
@@ -72,7 +72,7 @@ CASES = [
     ),
     Case(
         workflow.BLOCK,
-        lambda id, me, epoch: (id, me, epoch, "reason", "1.0"),
+        lambda id, me, epoch: (id, me, epoch, "reason", "1.0", None, None),
         (
             ("owner", "executor_id = $2::uuid", "$2::uuid is not null"),
             ("epoch", "epoch = $3::int", "$3::int is not null"),
@@ -81,7 +81,7 @@ CASES = [
     ),
     Case(
         workflow.HAND_BACK,
-        lambda id, me, epoch: (id, me, epoch),
+        lambda id, me, epoch: (id, me, epoch, None, None),
         (
             ("owner", "executor_id = $2::uuid", "$2::uuid is not null"),
             ("epoch", "epoch = $3::int", "$3::int is not null"),

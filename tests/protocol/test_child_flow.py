@@ -38,7 +38,7 @@ START = Start(CHILD, "ship", "{}", parent_id=ID)
 
 
 def starts(answer: Any = ((str(CHILD),),), epoch: int = 3) -> Entry:
-    return queries(START_CHILD, answer, {1: "ship", 5: CHILD, 16: ID, 17: "1", 19: ME, 20: epoch, 21: "child"})
+    return queries(START_CHILD, answer, {1: "ship", 5: CHILD, 18: ID, 19: "1", 21: ME, 22: epoch, 23: "child"})
 
 
 def has(status: str, output: str | None = None, error: str | None = None, reason: str | None = None) -> Entry:
@@ -85,8 +85,8 @@ def test_the_start_and_its_record_are_one_statement() -> None:
 
     def check(effect: Any) -> None:
         entry.check(effect)
-        assert effect.params[:15] == START.params
-        assert effect.params[17] == 8, "seq"
+        assert effect.params[:17] == START.params
+        assert effect.params[19] == 8, "seq"
 
     assert pump(start_of(world), Entry(entry.kind, entry.what, check, entry.answer)) == CHILD
 

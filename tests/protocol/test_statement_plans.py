@@ -16,7 +16,7 @@ import pytest
 from psycopg import pq, sql
 
 import dbdurable._sql
-from dbdurable._sql.executor import CLAIM, CLAIM_PLAN, CLAIMED_JOURNALS
+from dbdurable._sql.claim import CLAIM, CLAIM_AHEAD, CLAIM_PLAN, CLAIMED_JOURNALS
 from dbdurable._sql.statement import ALL
 
 for _module in pkgutil.iter_modules(dbdurable._sql.__path__):
@@ -129,14 +129,21 @@ def scans(found: list[dict[str, Any]], table: str) -> list[dict[str, Any]]:
     return [node for node in found if node.get("Relation Name") == table and node["Node Type"] != "ModifyTable"]
 
 
-def test_the_claim_walks_its_index_whatever_the_statistics_say(claiming: psycopg.Connection[Any]) -> None:
-    found = run(claiming, CLAIM, "default", ["work"], 10, ME, 2)
-    picks = [node for node in found if node.get("Index Name") == "ready_order"]
-    assert [node["Node Type"] for node in picks] == ["Index Scan"], show(found)
+SINCE = "-infinity"
+
+
+@pytest.mark.parametrize("statement", [CLAIM, CLAIM_AHEAD], ids=["from the beginning", "ahead"])
+def test_the_claim_walks_its_index_whatever_the_statistics_say(
+    statement: Any, claiming: psycopg.Connection[Any]
+) -> None:
+    ahead = [[1], [SINCE]] if statement is CLAIM_AHEAD else []
+    found = run(claiming, statement, ["default"], ["work"], 10, ME, 2, 2, *ahead)
+    walks = [node for node in found if node.get("Index Name") == "ready_order"]
+    assert {node["Node Type"] for node in walks} <= {"Index Scan", "Index Only Scan"}, show(found)
     kinds = {node["Node Type"] for node in found}
     assert not kinds & {"Sort", "Incremental Sort", "Seq Scan", "Bitmap Heap Scan", "Hash Join", "Merge Join"}, kinds
-    # No more than the limit was looked at: ten tickets, ten workflows twice.
-    assert picks[0]["Actual Rows"] == 10
+    # No more than the limit was looked at: ten tickets, ten workflows twice; and the ranks, one by one.
+    assert max(node["Actual Rows"] * node["Actual Loops"] for node in walks) == 10, show(found)
     assert all(node["Actual Rows"] * node["Actual Loops"] <= 10 for node in scans(found, "workflow")), show(found)
 
 

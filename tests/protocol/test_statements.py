@@ -20,7 +20,7 @@ for _module in pkgutil.iter_modules(dbdurable._sql.__path__):
 
 TABLES = {
     "workflow", "workflow_key", "definition", "ready", "step", "executor", "lease", "wait", "attention", "message",
-    "event", "stream", "queue", "limit_key", "rate", "schedule", "audit", "migration",
+    "event", "stream", "queue", "limit_key", "schedule", "audit", "migration",
 }  # fmt: skip
 
 

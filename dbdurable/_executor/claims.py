@@ -1,0 +1,210 @@
+"""What to ask for in one look at the queues, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dbdurable._core.journal import Journal, Record
+from dbdurable._executor.runtime import boottime
+from dbdurable._protocol.effects import Query, Row
+from dbdurable._protocol.frame import WorkflowFrame
+from dbdurable._sql import claim as sql
+
+if TYPE_CHECKING:
+    from dbdurable._executor.executor import Executor
+
+CLAIM_MAX = 64
+"""Workflows of one claim."""
+
+PARTITIONS_MAX = 256
+"""Partitions of a limited queue that one claim looks at."""
+
+BEHIND_S = 0.25
+"""How far behind the last ticket that it took a line is walked again: starts commit in any order."""
+
+FULL_LOOK_S, FULL_LOOK_SHARE = 1.0, 20
+"""At least so often every line is walked from its beginning, and at most a twentieth of the time goes there."""
+
+LINES_MAX = 256
+
+
+class QueueRow(NamedTuple):
+    """What the database said last about a queue. Claims check it again; this only chooses how to ask."""
+
+    paused: bool
+    limited: bool
+    worker_concurrency: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One claim of a flight: of these queues, for that colour."""
+
+    queues: list[str]
+    limit: int
+    queries: tuple[Query, ...]
+    full: bool = False
+
+    @property
+    def claim(self) -> Query:
+        """The last one; what comes before it prepares it."""
+        return self.queries[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """How a look ended: how many were claimed, and whether more can be expected at once."""
+
+    count: int
+    more: bool
+
+
+class Claims:
+    """Chooses the statements of a look and launches what they return. Used by the control thread only."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._queues: dict[str, QueueRow] = {}
+        self._lines: dict[tuple[str, int], datetime] = {}
+        self._partition: dict[str, str] = {}
+        self._asked: list[Asked] = []
+        self._began = self._full_at = self._full_again = 0.0
+        self._turn = 0
+
+    def ask(self) -> list[Query]:
+        """The statements of one look; none where no slot is free."""
+        executor = self._executor
+        self._asked, self._began, self._turn = [], boottime(), self._turn + 1
+        lowest: int | None = None
+        for is_async in (False, True):
+            names = [d.name for d in executor.definitions.values() if d.is_async is is_async]
+            free = min(CLAIM_MAX, executor.attempts.free(is_async))
+            groups = list(self._groups(is_async, free)) if names and free > 0 and not executor.lease.lost else []
+            if groups:
+                first = executor.attempts.next_batches(len(groups))
+                lowest = first if lowest is None else min(lowest, first)
+                for batch, (queues, limit) in enumerate(groups, first):
+                    self._asked.append(self._one(queues, names, limit, batch, first))
+        if lowest is None:
+            return []
+        return [
+            Query(sql.CLAIM_PLAN, ()),
+            *(query for asked in self._asked for query in asked.queries),
+            Query(sql.CLAIMED_JOURNALS, (executor.lease.executor_id, lowest)),
+            Query(sql.QUEUES, (executor.queues,)),
+        ]
+
+    def take(self, answers: list[list[Row]]) -> Taken:
+        """Launches what was claimed."""
+        _, *claimed, journals, queues = answers
+        claims = iter(claimed)
+        records: dict[Any, list[Record]] = {}
+        for id, *record in journals:
+            records.setdefault(id, []).append(Record(*record))
+        count, more = 0, self._note_queues(queues)
+        for asked in self._asked:
+            *_, rows = [next(claims) for _ in asked.queries]
+            found, further = self._launch(asked, rows, records)
+            count, more = count + found, more or further or found == asked.limit
+        self._note_time(count)
+        return Taken(count, more)
+
+    # -- what to ask -----------------------------------------------------------------------------------
+
+    def _groups(self, is_async: bool, free: int) -> Iterator[tuple[list[str], int]]:
+        """Queues that nothing limits are asked together, all others alone; every look begins with another one."""
+        names = self._executor.queues
+        turn = self._turn % len(names)
+        together: list[str] = []
+        for name in names[turn:] + names[:turn]:
+            row = self._queues.get(name)
+            if row is None or not (row.paused or row.limited or row.worker_concurrency):
+                together.append(name)
+            elif not row.paused and row.worker_concurrency is None:
+                yield [name], free
+            elif not row.paused and self._turn % 2 == is_async:  # one colour a look: both would count it as free
+                left = (row.worker_concurrency or 0) - self._executor.attempts.running_of(name)
+                if left > 0:
+                    yield [name], min(free, left)
+        if together:
+            yield together, free
+
+    def _one(self, queues: list[str], names: list[str], limit: int, batch: int, first: int) -> Asked:
+        row = self._queues.get(queues[0])
+        owner = (self._executor.lease.executor_id, batch, first)
+        if row is not None and row.limited and len(queues) == 1:
+            begin = self._partition.get(queues[0], "")
+            keys = Query(sql.ENSURE_KEYS, (queues[0], begin, PARTITIONS_MAX))
+            claim = Query(sql.CLAIM_LIMITED, (queues[0], names, limit, *owner, begin, PARTITIONS_MAX))
+            return Asked(queues, limit, (keys, claim))
+        lines = sorted((rank, queues.index(queue), at) for (queue, rank), at in self._lines.items() if queue in queues)
+        if not lines or self._began >= self._full_at:
+            return Asked(queues, limit, (Query(sql.CLAIM, (queues, names, limit, *owner)),), True)
+        ranks, places, ats = zip(*lines, strict=True)
+        ahead = ([queues[place] for place in places], names, limit, *owner, list(ranks), list(ats))
+        return Asked(queues, limit, (Query(sql.CLAIM_AHEAD, ahead),))
+
+    # -- what came of it -------------------------------------------------------------------------------
+
+    def _launch(self, asked: Asked, rows: list[Row], records: dict[Any, list[Record]]) -> tuple[int, bool]:
+        executor, count, further = self._executor, 0, None
+        batch = asked.claim.params[4]
+        limited = asked.claim.statement is sql.CLAIM_LIMITED
+        for row in rows:
+            if limited:
+                *row_, asked_to = row
+                row = tuple(row_)
+                if row[0] is None:
+                    further = asked_to
+                    continue
+            id, name, key, epoch, attempt, interrupt, input, deadline, queue, slots, rank, at = row
+            definition = executor.definitions[name]
+            frame = WorkflowFrame(
+                id=id,
+                name=name,
+                key=key,
+                epoch=epoch,
+                attempt=attempt,
+                lease=executor.lease,
+                journal=Journal(records.get(id, ())),
+                is_async=definition.is_async,
+                runtime=executor.runtime,
+                deadline=deadline,
+                queue=queue,
+                slots=slots,
+                interrupt=interrupt,
+            )
+            executor.attempts.launch(definition, frame, batch, input)
+            count += 1
+            if not limited:
+                self._pass(queue, rank, at)
+        if limited:
+            self._partition[asked.queues[0]] = further or ""
+        return count, further is not None
+
+    def _pass(self, queue: str, rank: int, at: datetime) -> None:
+        """Tickets of that line are taken up to here."""
+        line, behind = (queue, rank), at - timedelta(seconds=BEHIND_S)
+        known = self._lines.get(line)
+        if known is None or behind > known:
+            self._lines[line] = behind
+        if len(self._lines) > LINES_MAX:
+            self._lines.clear()
+
+    def _note_queues(self, rows: list[Row]) -> bool:
+        """Whether the queues are other than this look took them for."""
+        found = {name: QueueRow(*row) for name, *row in rows}
+        changed, self._queues = found != self._queues, found
+        return changed
+
+    def _note_time(self, count: int) -> None:
+        """When every line is walked from its beginning again: soon after nothing was found, else now and then."""
+        now = boottime()
+        if any(asked.full for asked in self._asked):
+            self._full_again = now + FULL_LOOK_SHARE * (now - self._began)
+            self._full_at = max(now + FULL_LOOK_S, self._full_again)
+        elif count == 0:
+            self._full_at = min(self._full_at, self._full_again)

@@ -1,0 +1,82 @@
+"""What any executor does for all, about once a second: declare the dead, hand their work on, fire timers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from dbdurable._executor.runtime import boottime
+from dbdurable._io.drive import SyncDriver
+from dbdurable._protocol.effects import Query, Row, query
+from dbdurable._sql import executor as sql
+
+logger = logging.getLogger("dbdurable")
+
+SIGHTINGS_APART_S = 1.0
+FORGET_KEYS_EVERY = 30
+
+
+class Upkeep:
+    """Rides with a look at the queues. Replicas share the work: they skip the rows that others hold."""
+
+    def __init__(self, driver: SyncDriver, stopping: Callable[[], bool]) -> None:
+        self._driver = driver
+        self._stopping = stopping
+        self._seen: dict[tuple[Any, ...], float] = {}
+        self._rounds = 0
+
+    def ask(self, queues: list[str]) -> list[Query]:
+        """The statements of one round; `queues` are those that this executor serves."""
+        self._rounds += 1
+        queries = [
+            Query(sql.SUSPECTS, ()),
+            Query(sql.DECLARE_EXPIRED, ()),
+            Query(sql.RECOVER, ()),
+            Query(sql.WAKE_STARTS, ()),
+            Query(sql.EXPIRE, ()),
+            Query(sql.GIVE_BACK, ()),
+            Query(sql.REFILE, (queues,)),
+            Query(sql.FORGET, ()),
+        ]
+        if self._rounds % FORGET_KEYS_EVERY == 0:
+            queries.append(Query(sql.FORGET_KEYS, ()))
+        return queries
+
+    def take(self, answers: list[list[Row]]) -> bool:
+        """Goes on with what was found; whether there may be new work to claim."""
+        suspects, expired, recovered, woken, _, given, refiled, *_rest = answers
+        declared = expired + self._declare_seen(suspects)
+        for _id, host, pid in declared:
+            logger.warning("executor %s:%s is dead: its workflows are taken over", host, pid)
+        cleared, taken, failed = recovered[0]
+        if declared or cleared:
+            more, gave_up = self._recover_rest()
+            taken, failed = taken + more, failed + gave_up
+        if taken:
+            logger.warning("recovered %d workflows of dead executors (%d gave up)", taken, failed)
+        return bool(declared or taken or woken or given or refiled)
+
+    def _recover_rest(self) -> tuple[int, int]:
+        """What was declared just now, and what did not fit into the first batch: until no lease row is cleared.
+
+        Most of a dead executor's rows hold only workflows that had ended: a round that takes nothing over
+        is not the last one.
+        """
+        taken_all, failed_all = 0, 0
+        while not self._stopping():
+            (cleared, taken, failed), *_rest = self._driver.run(query(sql.RECOVER))
+            taken_all, failed_all = taken_all + taken, failed_all + failed
+            if not cleared:
+                break
+        return taken_all, failed_all
+
+    def _declare_seen(self, suspects: list[Row]) -> list[Row]:
+        """A session that was seen ended twice, a second apart, was its executor's end."""
+        now = boottime()
+        self._seen = {tuple(s): self._seen.get(tuple(s), now) for s in suspects}
+        sure = [s for s, first in self._seen.items() if now - first >= SIGHTINGS_APART_S]
+        if not sure:
+            return []
+        ids, pids, starts = zip(*sure, strict=True)
+        return self._driver.run(query(sql.DECLARE_SEEN, list(ids), list(pids), list(starts)))

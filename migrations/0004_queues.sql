@@ -1,0 +1,209 @@
+-- Queues: what they allow is changed at run time, by the code that declares them, by people and by scripts.
+
+-- Checks settings and returns the names that are not columns, so that a slip of the pen is not ignored.
+create function {schema}.check_queue_settings(settings jsonb) returns void language plpgsql immutable as $$
+declare
+    setting record;
+    numbers constant text[] := array['concurrency', 'worker_concurrency', 'per_partition', 'rate_limit', 'rate_burst',
+                                     'partition_rate_limit', 'partition_rate_burst', 'max_depth'];
+    periods constant text[] := array['rate_per', 'partition_rate_per'];
+begin
+    if jsonb_typeof(settings) <> 'object' then
+        raise exception using errcode = 'DD005', message = 'the settings of a queue are a JSON object: {"concurrency": 5}';
+    end if;
+    for setting in select * from jsonb_each(settings) loop
+        if setting.key <> all(numbers || periods) then
+            raise exception using errcode = 'DD005', message = format('a queue has no setting %L', setting.key),
+                hint = 'settings: ' || array_to_string(numbers || periods, ', ');
+        end if;
+        if setting.key = any(numbers) and setting.value <> 'null'
+           and (jsonb_typeof(setting.value) <> 'number' or setting.value::numeric % 1 <> 0
+                or setting.value::numeric not between 1 and 1000000) then
+            raise exception using errcode = 'DD005', message = format(
+                '%s of a queue is a whole number from 1 to 1000000, or null for no limit; got %s', setting.key, setting.value);
+        end if;
+        if setting.key = any(periods) and setting.value <> 'null'
+           and not (setting.value #>> '{}')::interval between interval '1 ms' and interval '366 days' then
+            raise exception using errcode = 'DD005', message = format(
+                '%s of a queue is a time from 1 ms to 366 days, in seconds or as an interval; got %s', setting.key, setting.value);
+        end if;
+    end loop;
+end $$;
+
+-- Changes what a queue allows: only the settings that are named; null takes a limit away.
+create function {schema}.set_queue(name text, settings jsonb) returns void language plpgsql volatile as $$
+#variable_conflict use_column
+declare
+    q {schema}.queue%rowtype;
+begin
+    perform {schema}.check_queue_settings(settings);
+    select x.* into q from {schema}.queue x where x.name = set_queue.name for update;
+    if not found then
+        raise exception using errcode = 'DD008', message = format('there is no queue named %L', left(set_queue.name, 200)),
+            hint = coalesce('queues: ' || (select string_agg(n.name, ', ')
+                                             from (select x.name from {schema}.queue x order by x.name limit 20) n),
+                            'no executor has connected to this schema yet');
+    end if;
+    q := jsonb_populate_record(q, settings);
+    if (q.rate_limit is null) <> (q.rate_per is null) or (q.partition_rate_limit is null) <> (q.partition_rate_per is null) then
+        raise exception using errcode = 'DD005', message = format(
+            'a rate of queue %L needs both its limit and its period: {"rate_limit": 100, "rate_per": 60}', set_queue.name);
+    end if;
+    update {schema}.queue x
+       set concurrency = q.concurrency, worker_concurrency = q.worker_concurrency, per_partition = q.per_partition,
+           rate_limit = q.rate_limit, rate_per = q.rate_per, rate_burst = q.rate_burst,
+           partition_rate_limit = q.partition_rate_limit, partition_rate_per = q.partition_rate_per,
+           partition_rate_burst = q.partition_rate_burst, max_depth = q.max_depth, updated_at = clock_timestamp()
+     where x.name = set_queue.name;
+    insert into {schema}.audit (action, detail)
+        values ('set_queue', jsonb_build_object('queue', set_queue.name, 'settings', settings));
+end $$;
+
+comment on function {schema}.set_queue is
+    'Changes what a queue allows: select dbdurable.set_queue(''orders'', ''{"concurrency": 5, "max_depth": null}'')';
+
+-- What the code says of a queue; applied when the code says something else than last time, so that a deploy
+-- does not undo what was changed at run time.
+create function {schema}.declare_queue(name text, settings jsonb) returns void language plpgsql volatile as $$
+#variable_conflict use_column
+declare
+    last jsonb;
+begin
+    insert into {schema}.queue (name) values (declare_queue.name) on conflict do nothing;
+    select q.declared into last from {schema}.queue q where q.name = declare_queue.name;
+    if settings is null or last is not distinct from settings then
+        return;
+    end if;
+    select q.declared into last from {schema}.queue q where q.name = declare_queue.name for update;
+    if last is distinct from settings then
+        perform {schema}.set_queue(declare_queue.name,
+            (select coalesce(jsonb_object_agg(k, null), '{}') from jsonb_object_keys(coalesce(last, '{}')) k) || settings);
+        update {schema}.queue q set declared = settings where q.name = declare_queue.name;
+    end if;
+end $$;
+
+-- Nothing more of this queue is claimed until it is resumed; what runs goes on.
+create function {schema}.pause_queue(name text) returns void language plpgsql volatile as $$
+begin
+    update {schema}.queue q set paused = true, updated_at = clock_timestamp() where q.name = pause_queue.name;
+    if not found then
+        raise exception using errcode = 'DD008', message = format('there is no queue named %L', left(pause_queue.name, 200));
+    end if;
+    insert into {schema}.audit (action, detail) values ('pause_queue', jsonb_build_object('queue', pause_queue.name));
+end $$;
+
+create function {schema}.resume_queue(name text) returns void language plpgsql volatile as $$
+begin
+    update {schema}.queue q set paused = false, updated_at = clock_timestamp() where q.name = resume_queue.name;
+    if not found then
+        raise exception using errcode = 'DD008', message = format('there is no queue named %L', left(resume_queue.name, 200));
+    end if;
+    insert into {schema}.audit (action, detail) values ('resume_queue', jsonb_build_object('queue', resume_queue.name));
+end $$;
+
+-- Tokens of a bucket by now: it fills by "limit" a period, up to "burst".
+create function {schema}.bucket(
+    tokens double precision, refilled_at timestamptz, rate_limit integer, rate_per interval, burst integer
+) returns double precision language sql volatile as $$
+    select least(burst, coalesce(tokens + rate_limit * extract(epoch from clock_timestamp() - refilled_at)
+                                          / extract(epoch from rate_per), burst))::double precision
+$$;
+
+-- The elements of start_many with what is left out filled in, in their order.
+create function {schema}.starts_of(starts json) returns table (
+    place bigint, name text, input json, key text, queue text, id uuid, priority integer, delay interval,
+    at timestamptz, expires interval, partition text, timeout interval, attributes jsonb, max_attempts integer,
+    cost integer, registered boolean, known_queue boolean
+) language sql stable as $$
+    select x.place, x.name, coalesce(x.input, '{}'), x.key, coalesce(x.queue, d.queue, 'default'), x.id,
+           coalesce(x.priority, 0), x.delay, x.at, x.expires, coalesce(x.partition, ''), coalesce(x.timeout, d.timeout),
+           x.attributes, coalesce(x.max_attempts, d.max_attempts, 20), coalesce(x.cost, 1),
+           coalesce(x.registered, false) or d.name is not null, coalesce(x.known_queue, false) or x.queue is null
+      from rows from (json_to_recordset(starts) as (
+               name text, input json, key text, queue text, id uuid, priority integer, delay interval, at timestamptz,
+               expires interval, partition text, timeout interval, attributes jsonb, max_attempts integer,
+               cost integer, registered boolean, known_queue boolean)) with ordinality
+           as x(name, input, key, queue, id, priority, delay, at, expires, partition, timeout, attributes,
+                max_attempts, cost, registered, known_queue, place)
+      left join {schema}.definition d on d.name = x.name
+$$;
+
+-- Starts many workflows in the caller's transaction, a few statements for all of them: all or none. Each element
+-- names arguments of start(); delay, expires and timeout are seconds or intervals. The ids come in the order of the
+-- elements. Keys are taken in one order, so that two such calls cannot wait for each other.
+create function {schema}.start_many(starts json) returns table (place bigint, id uuid) language plpgsql volatile as $$
+#variable_conflict use_column
+declare
+    created timestamptz := clock_timestamp();
+    wrong   record;
+    ids     uuid[];
+    queued  record;
+begin
+    if json_typeof(starts) <> 'array' then
+        raise exception using errcode = 'DD005',
+            message = 'start_many takes a JSON array of starts: [{"name": "mail", "input": {"to": "x"}}]';
+    end if;
+    select x.* into wrong from {schema}.starts_of(starts) x
+     where x.name is null or not x.registered or json_typeof(x.input) not in ('object', 'array')
+        or x.cost < 0 or x.delay < interval '0' or x.expires <= interval '0'
+     order by x.place limit 1;
+    if found then
+        raise exception using
+            errcode = case when wrong.name is not null and not wrong.registered then 'DD004' else 'DD005' end,
+            message = case
+                when wrong.name is null then format('start %s has no name', wrong.place)
+                when not wrong.registered then
+                    format('no executor has registered a workflow named %L (start %s)', left(wrong.name, 200), wrong.place)
+                when json_typeof(wrong.input) not in ('object', 'array') then
+                    format('the input of start %s must be a JSON object (arguments by name) or an array', wrong.place)
+                else format('cost, delay and expires of start %s cannot be negative', wrong.place) end;
+    end if;
+    for queued in select x.queue, count(*)::integer as many, bool_and(x.known_queue) as known
+                    from {schema}.starts_of(starts) x group by 1 order by 1 loop
+        perform {schema}.admit(queued.queue, queued.many, queued.known);
+    end loop;
+    select array_agg(coalesce(x.id, {schema}.uuid7()) order by x.place) into ids from {schema}.starts_of(starts) x;
+    insert into {schema}.workflow_key (name, key, workflow_id, input_hash)
+    select x.name, x.key, ids[x.place], sha256(convert_to(x.input::jsonb::text, 'UTF8'))
+      from {schema}.starts_of(starts) x where x.key is not null order by x.name, x.key, x.place
+        on conflict do nothing;
+    select x.place, x.name, x.key, k.workflow_id into wrong
+      from {schema}.starts_of(starts) x join {schema}.workflow_key k on k.name = x.name and k.key = x.key
+     where k.input_hash <> sha256(convert_to(x.input::jsonb::text, 'UTF8')) order by x.place limit 1;
+    if found then
+        raise exception using errcode = 'DD003', message = format(
+            'key %L already started %s with other arguments (workflow %s, start %s)',
+            left(wrong.key, 200), wrong.name, wrong.workflow_id, wrong.place);
+    end if;
+    with fresh as (
+        select x.*, ids[x.place] as new_id, coalesce(x.at, created + x.delay) as due
+          from {schema}.starts_of(starts) x
+         where x.key is null or exists (select from {schema}.workflow_key k
+                                         where k.name = x.name and k.key = x.key and k.workflow_id = ids[x.place])),
+    w as (
+        insert into {schema}.workflow (
+            id, name, queue, partition, priority, max_attempts, key, created_at, deadline, expires_at, cost,
+            attributes, input, status, epoch, attempt)
+        select f.new_id, f.name, f.queue, f.partition, f.priority, f.max_attempts, f.key, created, created + f.timeout,
+               created + f.expires, nullif(f.cost, 1), f.attributes, f.input, 'queued', 0, 1
+          from fresh f order by f.place
+        on conflict do nothing returning workflow.id),
+    later as (
+        insert into {schema}.wait (workflow_id, path, kind, due)
+        select f.new_id, '', 'start', f.due from fresh f join w on w.id = f.new_id where f.due > created),
+    limited as (
+        insert into {schema}.wait (workflow_id, path, kind, due)
+        select f.new_id, '!', 'expiry', created + f.expires
+          from fresh f join w on w.id = f.new_id where f.expires is not null)
+    insert into {schema}.ready (queue, partition, rank, workflow_id, name)
+    select f.queue, case when f.partition = '' then '' else {schema}.ticket_partition(f.queue, f.partition) end,
+           2 * f.priority + 1, f.new_id, f.name
+      from fresh f join w on w.id = f.new_id where f.due is null or f.due <= created order by f.place;
+    return query
+    select x.place, coalesce(k.workflow_id, ids[x.place])
+      from {schema}.starts_of(starts) x left join {schema}.workflow_key k on k.name = x.name and k.key = x.key
+     order by x.place;
+end $$;
+
+comment on function {schema}.start_many is
+    'Starts many workflows, all or none: select * from dbdurable.start_many(''[{"name": "mail", "input": {"to": "x"}}]'')';
