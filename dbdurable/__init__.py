@@ -30,7 +30,20 @@ if TYPE_CHECKING:
     from dbdurable.durable import Config, Durable
     from dbdurable.errors import Cancelled, DurableError, NonRetryable, RetryAfter
     from dbdurable.handle import AsyncHandle, Handle
-    from dbdurable.types import Duration, Options, Queue, QueueInfo, Rate, Retry, Status, StepInfo, WorkflowInfo
+    from dbdurable.parallel import fan_out, gather, race
+    from dbdurable.types import (
+        Batch,
+        Completion,
+        Duration,
+        Options,
+        Queue,
+        QueueInfo,
+        Rate,
+        Retry,
+        Status,
+        StepInfo,
+        WorkflowInfo,
+    )
 
 __all__ = [
     "AsyncCall",
@@ -40,9 +53,11 @@ __all__ = [
     "AsyncStep",
     "AsyncTransaction",
     "AsyncWorkflow",
+    "Batch",
     "Call",
     "Cancelled",
     "Client",
+    "Completion",
     "Config",
     "CurrentStep",
     "CurrentWorkflow",
@@ -71,6 +86,9 @@ __all__ = [
     "current_step",
     "current_workflow",
     "errors",
+    "fan_out",
+    "gather",
+    "race",
     "run_step",
 ]
 
@@ -87,7 +105,8 @@ _MODULES = {
     "durable": "Config Durable",
     "errors": "Cancelled DurableError NonRetryable RetryAfter",
     "handle": "AsyncHandle Handle",
-    "types": "Duration Options Queue QueueInfo Rate Retry Status StepInfo WorkflowInfo",
+    "parallel": "fan_out gather race",
+    "types": "Batch Completion Duration Options Queue QueueInfo Rate Retry Status StepInfo WorkflowInfo",
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
 

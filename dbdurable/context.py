@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 from dbdurable._core.names import check_name
 from dbdurable._core.retry import as_retry, duration_s
-from dbdurable._executor.calls import Invocation, durable_call, flow_of
+from dbdurable._executor.calls import Invocation, durable_call, flow_of, require_own_thread
 from dbdurable._executor.definition import Definition
 from dbdurable._executor.runtime import Runtime, check_blocking
 from dbdurable._protocol.frame import StepFrame, WorkflowFrame, current
@@ -105,8 +105,9 @@ def run_step(
         return fn()
     frame = _body("run_step")
     check_blocking("run_step(...)", "await aio.run_step(...)")
+    require_own_thread(frame, "run_step(...)")
     this = durable_call(_inline(name, fn, retry, timeout, is_async=False), frame)
-    return cast(R, frame_runtime(frame).drive(flow_of(this), False))
+    return cast(R, frame_runtime(frame).drive(flow_of(this), False, this))
 
 
 def arun_step(
@@ -122,7 +123,7 @@ def arun_step(
         return fn()
     frame = _body("aio.run_step")
     this = durable_call(_inline(name, fn, retry, timeout, is_async=True), frame)
-    return cast("Awaitable[R]", frame_runtime(frame).adrive(flow_of(this), True))
+    return cast("Awaitable[R]", frame_runtime(frame).adrive(flow_of(this), True, this))
 
 
 def _body(call: str) -> WorkflowFrame:

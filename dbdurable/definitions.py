@@ -20,6 +20,7 @@ from dbdurable._executor.calls import (
 from dbdurable._executor.face import Face
 from dbdurable._executor.runtime import Runtime, check_blocking
 from dbdurable._io.borrow import arun_in, run_in
+from dbdurable._protocol.call import DurableCall
 from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.frame import WorkflowFrame, current
 from dbdurable._protocol.start import start
@@ -75,7 +76,7 @@ class Function(Face, Generic[P, R_co]):
         if plain is not None and not self.definition.is_async:
             return cast(R_co, plain())
         check_colour(call, frame)
-        return cast(R_co, self.runtime.drive(self.flow(call), self.definition.is_async))
+        return cast(R_co, self.runtime.drive(*self.flow(call)))
 
     def start(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R_co]:
         """Starts it in the background and returns its handle; with a key: once."""
@@ -83,7 +84,7 @@ class Function(Face, Generic[P, R_co]):
         tx = self.ambient_tx()
         this = self.start_of(args, kwargs, own_id=tx is None)
         if tx is None:
-            id = self.runtime.drive(self.start_flow(this))
+            id = self.runtime.drive(*self.start_flow(this))
         else:
             database = self.runtime.database_for_tx()
             id = run_in(tx, database.text(START), this.params, database.schema)[0][0]
@@ -132,8 +133,7 @@ class AsyncFunction(Face, Generic[P, R_co]):
             plain = plain_call(call, frame)
             if plain is not None:
                 return _acall_plain(plain)
-            flow = self.flow(call)
-            return _adrive(self.runtime, flow, self.definition.is_async, frame, self.name)
+            return _adrive(self.runtime, self.flow(call), frame, self.name)
 
         def start(self, *args, **kwargs):
             """Starts it in the background and returns its handle; with a key: once."""
@@ -142,8 +142,8 @@ class AsyncFunction(Face, Generic[P, R_co]):
                 return self._astart_in(tx, args, kwargs)
             frame = current.get()
             if isinstance(frame, WorkflowFrame):
-                return self._astart(self.start_flow(self.start_of(args, kwargs)))
-            return self._astart(None, args, kwargs)
+                return self._astart(*self.start_flow(self.start_of(args, kwargs)))
+            return self._astart_outside(args, kwargs)
 
     @property
     def sync(self) -> Function[P, R_co]:
@@ -162,13 +162,12 @@ class AsyncFunction(Face, Generic[P, R_co]):
         """A copy that carries options; `tx=` starts in the caller's transaction."""
         return cast("AsyncFunction[P, R_co]", self.with_options(AsyncFunction, tx, options))
 
-    async def _astart(
-        self, flow: Flow[UUID] | None, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if flow is None:
-            await self.runtime.database.async_pool()  # connects off the loop, before the id is made
-            flow = start(self.start_of(args, kwargs or {}))
-        return self.started(AsyncHandle, await self.runtime.adrive(flow), None)
+    async def _astart(self, flow: Flow[UUID], own_async: None, place: DurableCall | None) -> Any:
+        return self.started(AsyncHandle, await self.runtime.adrive(flow, own_async, place), None)
+
+    async def _astart_outside(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        await self.runtime.database.async_pool()  # connects off the loop, before the id is made
+        return await self._astart(start(self.start_of(args, kwargs)), None, None)
 
     async def _astart_in(self, tx: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         this = self.start_of(args, kwargs, own_id=False)
@@ -193,7 +192,9 @@ async def _acall_plain(plain: Callable[[], Any]) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
-def _adrive(runtime: Runtime, flow: Flow[Any], own_async: bool, frame: Any, name: str) -> Coroutine[Any, Any, Any]:
+def _adrive(
+    runtime: Runtime, call: tuple[Flow[Any], bool, DurableCall | None], frame: Any, name: str
+) -> Coroutine[Any, Any, Any]:
     """The coroutine of a call; one that is never awaited is named when the workflow's body ends."""
     token = object()
     if isinstance(frame, WorkflowFrame):
@@ -202,7 +203,7 @@ def _adrive(runtime: Runtime, flow: Flow[Any], own_async: bool, frame: Any, name
     async def run() -> Any:
         if isinstance(frame, WorkflowFrame):
             frame.unawaited.pop(id(token), None)
-        return await runtime.adrive(flow, own_async)
+        return await runtime.adrive(*call)
 
     coroutine: Any = run()
     coroutine.__qualname__ = name  # what Python's own warning calls it

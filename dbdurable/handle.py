@@ -97,8 +97,8 @@ class _Handle:
         assert self._id is not None
         return self._id
 
-    def result_flow(self, timeout: Duration | None) -> tuple[Flow[Any], bool | None]:
-        """Waits for the outcome, and the colour of user code that may run meanwhile.
+    def result_flow(self, timeout: Duration | None) -> tuple[Flow[Any], bool | None, DurableCall | None]:
+        """Waits for the outcome; the colour of user code that may run meanwhile, and the place in its workflow.
 
         In the body of a workflow the outcome is recorded there, and a workflow that nobody runs yet is run
         by the one that waits for it.
@@ -106,12 +106,12 @@ class _Handle:
         timeout_s = None if timeout is None else duration_s(timeout, "timeout=")
         frame, executor = current.get(), self.runtime.executor
         if not isinstance(frame, WorkflowFrame) or executor is None:
-            return self._wait(timeout_s), None
+            return self._wait(timeout_s), None, None
         join = place_of(frame, self.name, "join", self._codec, timeout_s)
         definition = executor.definitions.get(self.name)
         if definition is None:
-            return self._join(join, _nobody), None
-        return self._join(join, partial(run_child, executor, definition, frame)), definition.is_async
+            return self._join(join, _nobody), None, join
+        return self._join(join, partial(run_child, executor, definition, frame)), definition.is_async, join
 
     def _join(self, join: DurableCall, run: RunChild) -> Flow[Any]:
         id = yield from self.known_id()

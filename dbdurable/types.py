@@ -6,11 +6,15 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypedDict
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar
 from uuid import UUID
+
+R_co = TypeVar("R_co", covariant=True)
 
 __all__ = [
     "AsyncTx",
+    "Batch",
+    "Completion",
     "Duration",
     "Options",
     "Queue",
@@ -39,6 +43,34 @@ class AsyncTx(Protocol):
 
     def commit(self) -> Coroutine[Any, Any, None]:
         """Commit it."""
+
+
+class Completion(NamedTuple):
+    """When a `fan_out` is done, and how much of it may fail; without one, nothing may.
+
+    `min_successful`: enough is enough; what is still under way then is left. `tolerated_failures` and
+    `tolerated_failure_percent` (of all items): beyond them it gives up at once and raises. With only
+    `min_successful`, any number may fail as long as that many succeed.
+
+    Example:
+        >>> Completion(tolerated_failure_percent=10).min_successful is None
+        True
+    """
+
+    min_successful: int | None = None
+    tolerated_failures: int | None = None
+    tolerated_failure_percent: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[R_co]):
+    """What came of a `fan_out` that may fail in part: (position in items, outcome), in the order of the items.
+
+    With `min_successful`, items that were not needed any more are in neither list.
+    """
+
+    succeeded: list[tuple[int, R_co]]
+    failed: list[tuple[int, Exception]]
 
 
 class Status(StrEnum):

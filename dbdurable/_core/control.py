@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 
 
@@ -23,6 +24,10 @@ class HandBack(Unwind):
 
 class Diverged(Unwind):
     """The code made another call than the journal holds at this place."""
+
+
+class Lost(asyncio.CancelledError):
+    """Leaves a branch on a thread that is not needed any more, as `Task.cancel` does with a task."""
 
 
 class Fault(Exception):

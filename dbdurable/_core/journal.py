@@ -8,6 +8,10 @@ from typing import NamedTuple
 from dbdurable._core.control import Diverged
 from dbdurable._core.path import sort_key
 
+LATE = 2**31 - 1
+"""The position of a record that came late, from an epoch that is over: its place in the order of outcomes is
+taken when the workflow's owner adopts it."""
+
 SHOWN_MAX = 6
 """Lines of agreement that a difference shows before the place where code and history part."""
 
@@ -33,13 +37,14 @@ class Record(NamedTuple):
 class Journal:
     """The records of one workflow, matched against the calls that its code makes."""
 
-    __slots__ = ("_called", "_records", "_seq", "_unread")
+    __slots__ = ("_called", "_left", "_records", "_seq", "_unread")
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
         self._records = {record.path: record for record in records}
         self._unread = set(self._records)
         self._called: list[tuple[str, str, str]] = []
-        self._seq = max((record.seq for record in self._records.values()), default=0)
+        self._left: set[str] = set()
+        self._seq = max((record.seq for record in self._records.values() if record.seq != LATE), default=0)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -63,6 +68,15 @@ class Journal:
         self._unread.discard(path)
         return record
 
+    def peek(self, path: str) -> Record | None:
+        """What is recorded at this path; does not count as a call."""
+        return self._records.get(path)
+
+    def leave(self, path: str) -> None:
+        """This call, or the branch with this prefix ('3.1.'), was cancelled: its records need not be asked for."""
+        self._unread.discard(path)
+        self._left.add(path)
+
     def next_seq(self) -> int:
         """The position of the next record in durable order."""
         self._seq += 1
@@ -70,10 +84,15 @@ class Journal:
 
     def check_complete(self) -> None:
         """Raises `Diverged` when the code ran to its end without making every recorded call."""
-        if self._unread:
-            path = min(self._unread, key=sort_key)
+        unread = [path for path in self._unread if not self._was_left(path)] if self._unread else []
+        if unread:
+            path = min(unread, key=sort_key)
             record = self._records[path]
             raise Diverged(self._difference(path, f"{record.kind} {record.name}", "(the workflow ended)"))
+
+    def _was_left(self, path: str) -> bool:
+        parts = path.split(".")
+        return bool(self._left) and any(".".join(parts[:n]) + "." in self._left for n in range(1, len(parts)))
 
     def _difference(self, path: str, history: str, code: str) -> str:
         agreed = [(p, f"{kind} {name}") for p, kind, name in self._called if p in self._records and p != path]

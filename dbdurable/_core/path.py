@@ -16,11 +16,22 @@ class Line:
         ('1', '2', '3.1')
     """
 
-    __slots__ = ("_count", "_prefix")
+    __slots__ = ("_count", "_prefix", "thread")
 
     def __init__(self, prefix: str = "") -> None:
         self._prefix = prefix
         self._count = 0
+        self.thread: int | None = None
+        """The thread whose calls it counts; None for a task's."""
+
+    @property
+    def prefix(self) -> str:
+        """What all its paths begin with: '' for the body itself, '3.' for the branch at position 3."""
+        return self._prefix
+
+    def at(self, position: int) -> Line:
+        """The line of a branch by its number: what `branch` gives to the one that is made in that place."""
+        return Line(f"{self._prefix}{position}.")
 
     def take(self) -> str:
         """The next path of this line."""

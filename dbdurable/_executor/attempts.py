@@ -196,10 +196,13 @@ class Attempts:
 
 def _in_frame(frame: WorkflowFrame, invoke: Callable[[], Any], around: Callable[[], Any]) -> Any:
     tokens = current.set(frame), branch.set(None)
+    frame.line.thread = threading.get_ident()
     try:
         with around():
             return invoke()
     finally:
+        if frame.turns is not None:
+            frame.turns.close()
         branch.reset(tokens[1])
         current.reset(tokens[0])
 
@@ -208,6 +211,7 @@ async def _ain_frame(
     frame: WorkflowFrame, invoke: Callable[[], Any], around: Callable[[], AbstractContextManager[object]]
 ) -> Any:
     tokens = current.set(frame), branch.set(None)
+    frame.root = asyncio.current_task()
     try:
         with around():
             value = await invoke()
@@ -220,6 +224,8 @@ async def _ain_frame(
         await end_branches(frame)
         return value
     finally:
+        if frame.root_cancelled:
+            frame.root.uncancel()
         with suppress(ValueError):  # closed by the garbage collector, after its loop has ended
             branch.reset(tokens[1])
             current.reset(tokens[0])

@@ -9,6 +9,7 @@ transaction()    recorded           error             joins it              NotI
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -69,15 +70,34 @@ def require_workflow(definition: Definition, frame: Frame | None) -> WorkflowFra
     raise NotInWorkflow(
         f"{definition.kind} {name} was called outside of a workflow: nothing would be recorded. Decorate the "
         f"caller with @durable.workflow, or write `{name}.start(...)` (alone, durably) or `{plain}` (a plain "
-        "call). A thread that a workflow's body starts is outside of it, too: call steps from the body itself"
+        "call). A thread that a workflow's body starts is outside of it, too: use dbdurable.gather or fan_out"
+    )
+
+
+def require_own_thread(frame: WorkflowFrame, call: str) -> None:
+    """Raises NotInWorkflow in a thread that a body started itself, and that took its context along.
+
+    Its calls would take their places in the order in which threads happen to run.
+    """
+    if frame.is_async:
+        write = f"await the call itself, or `await asyncio.gather(...)` of several: `await f.aio(...)` for {call}"
+    elif current_line(frame).thread in (None, threading.get_ident()):
+        return
+    else:
+        write = "use dbdurable.gather or dbdurable.fan_out, which give each branch its place in the journal"
+    raise NotInWorkflow(
+        f"{call} was called in a thread that workflow {frame.name} started itself: its place in the journal would "
+        f"change with every replay. Instead, {write}"
     )
 
 
 def check_colour(call: Invocation, frame: Frame | None) -> None:
     """Raises WrongColour where a blocking face is called on an event loop."""
-    if not _on_a_loop():
-        return
     name = call.definition.name
+    if not _on_a_loop():
+        if isinstance(frame, WorkflowFrame):
+            require_own_thread(frame, f"{name}(...)")
+        return
     write = f"await {name}(...)" if call.definition.is_async else f"await {name}.aio(...)"
     if isinstance(frame, WorkflowFrame) and frame.is_async:
         raise WrongColour(f"{name}(...) blocks the event loop of workflow {frame.name}: write `{write}`")

@@ -37,6 +37,8 @@ logger = logging.getLogger("dbdurable")
 
 CLOSE_TIMEOUT_S = 30.0
 IDLE_LOOK_S = 0.05
+BRANCH_THREADS_MAX = 10_000
+"""Made on demand: a body holds its own thread while it waits for its branches, so these must not run out."""
 
 
 class Executor:
@@ -163,6 +165,7 @@ class Executor:
         database.prepare()
         self.stopping.clear()
         self.step_threads = DaemonThreads(max(1, self.tasks), "dbdurable-step")
+        self.branch_threads = DaemonThreads(BRANCH_THREADS_MAX, "dbdurable-branch")
         self.body_threads = DaemonThreads(max(1, self.threads), "dbdurable-workflow")
         self.attempts = Attempts(self)
         self.lease = self.register()
@@ -274,6 +277,7 @@ class Executor:
         self.runtime.executor = None
         self.body_threads.shutdown()
         self.step_threads.shutdown()
+        self.branch_threads.shutdown()
         self._stop_numbering()
         if self._loop_thread is not None:
             asyncio.run_coroutine_threadsafe(self._end_loop(), self._loop).result()

@@ -23,6 +23,7 @@ from dbdurable._executor.definition import Definition, RemoteDefinition
 from dbdurable._executor.direct import Direct, run_child
 from dbdurable._executor.runtime import Runtime
 from dbdurable._executor.starts import build_start, refuse_start_options, workflow_id
+from dbdurable._protocol.call import DurableCall
 from dbdurable._protocol.child import call_child, start_child
 from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.frame import WorkflowFrame, ambient_tx, current
@@ -99,8 +100,8 @@ class Face:
             args = (self.self_, *args)
         return Invocation(self.runtime, self.definition, args, kwargs, self.carried)
 
-    def flow(self, call: Invocation) -> Flow[Any]:
-        """The protocol of a call that is not part of a step: takes its path now."""
+    def flow(self, call: Invocation) -> tuple[Flow[Any], bool, DurableCall | None]:
+        """The protocol of a call that is not part of a step, its colour, and its place, which it takes now."""
         frame = current.get()
         refuse_start_options(self.carried, self.name, self.definition.kind)
         self._refuse_tx("call")
@@ -110,14 +111,13 @@ class Face:
             self._require_registered()
             start = build_start(self.runtime, self.definition, args, call.kwargs, self.carried)
             if not isinstance(frame, WorkflowFrame):
-                return Direct(executor, self.definition, start).flow()
-            return call_child(
-                place_of(frame, self.name, "child", ValueCodec.for_annotation(str, "the id of a child")),
-                place_of(frame, self.name, "join", self.definition.result),
-                replace(start, parent_id=frame.id),
-                functools.partial(run_child, executor, self.definition, frame),
-            )
-        return flow_of(durable_call(call, require_workflow(self.definition, frame)))
+                return Direct(executor, self.definition, start).flow(), self.definition.is_async, None
+            child = place_of(frame, self.name, "child", ValueCodec.for_annotation(str, "the id of a child"))
+            join = place_of(frame, self.name, "join", self.definition.result)
+            run = functools.partial(run_child, executor, self.definition, frame)
+            return call_child(child, join, replace(start, parent_id=frame.id), run), self.definition.is_async, join
+        this = durable_call(call, require_workflow(self.definition, frame))
+        return flow_of(this), self.definition.is_async, this
 
     def start_of(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, own_id: bool = True) -> Start:
         """The start that `.start(...)` means."""
@@ -134,13 +134,13 @@ class Face:
             registered=not isinstance(self.definition, RemoteDefinition),
         )
 
-    def start_flow(self, this: Start) -> Flow[UUID]:
+    def start_flow(self, this: Start) -> tuple[Flow[UUID], None, DurableCall | None]:
         """How to start where the call is made: inside a workflow, as a record of it."""
         frame = current.get()
         if isinstance(frame, WorkflowFrame):
             place = place_of(frame, self.name, "start", ValueCodec.for_annotation(str, "the id of a child"))
-            return start_child(place, replace(this, parent_id=frame.id))
-        return start(this)
+            return start_child(place, replace(this, parent_id=frame.id)), None, place
+        return start(this), None, None
 
     def handle_of(self, face: type[Any], id: UUID | str | None, key: str | None) -> Any:
         """A handle to one that exists; no I/O."""

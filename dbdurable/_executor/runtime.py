@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dbdurable._executor.definition import Definition
 from dbdurable._executor.registry import Registry, in_notebook
@@ -19,6 +19,7 @@ from dbdurable._io.connect import resolve_url
 from dbdurable._io.database import Database
 from dbdurable._io.drive import AsyncDriver, SyncDriver
 from dbdurable._io.source import PsycopgSource, Source
+from dbdurable._protocol.call import DurableCall
 from dbdurable._protocol.effects import Flow
 from dbdurable.errors import BadConfiguration, NotRunning, WrongColour
 from dbdurable.settings import Settings, load_settings
@@ -171,16 +172,34 @@ class Runtime:
 
     # -- colour: a protocol runs wholly in one, and crosses once, here ---------------------------------
 
-    def drive(self, flow: Flow[R], own_async: bool | None = None) -> R:
-        """Runs a protocol for a caller in `def` code. `own_async`: the colour of user code in it, if any."""
+    def drive(self, flow: Flow[R], own_async: bool | None = None, this: DurableCall | None = None) -> R:
+        """Runs a protocol for a caller in `def` code.
+
+        `own_async`: the colour of user code in it, if any. `this`: the call of a workflow's body whose outcome
+        it is; beside parallel branches it is returned in its turn.
+        """
+        turns = None if this is None else this.frame.turns
+        if this is None or turns is None or not turns.parallel:
+            return self._drive(flow, own_async)
+        own = None if turns.recorded(this) is not None else own_async
+        return cast(R, turns.run(this, lambda: self._drive(flow, own), self._drive))
+
+    def _drive(self, flow: Flow[R], own_async: bool | None = None) -> R:
         if own_async:
             loop = self._user_loop()
             future = asyncio.run_coroutine_threadsafe(self._adriver().run(flow), loop)
             return future.result()
         return self._driver().run(flow)
 
-    async def adrive(self, flow: Flow[R], own_async: bool | None = None) -> R:
+    async def adrive(self, flow: Flow[R], own_async: bool | None = None, this: DurableCall | None = None) -> R:
         """Runs a protocol for a caller in `async def` code."""
+        turns = None if this is None else this.frame.turns
+        if this is None or turns is None or not turns.parallel:
+            return await self._adrive(flow, own_async)
+        own = None if turns.recorded(this) is not None else own_async
+        return cast(R, await turns.run(this, lambda: self._adrive(flow, own), self._adrive))
+
+    async def _adrive(self, flow: Flow[R], own_async: bool | None = None) -> R:
         if own_async is False:
             executor = self.executor
             pool = executor.step_threads if executor is not None else None

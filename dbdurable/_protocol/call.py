@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from dbdurable._core.codec import ValueCodec
-from dbdurable._core.control import ConnectionLost, Diverged, Duplicate, Fenced, LeaseLost, Transient
+from dbdurable._core.control import ConnectionLost, Diverged, Duplicate, Fenced, LeaseLost, Lost, Transient
 from dbdurable._core.failure import decode_failure, settle_failure
-from dbdurable._core.journal import Record
+from dbdurable._core.journal import LATE, Record
 from dbdurable._core.retry import next_delay_s
 from dbdurable._protocol.effects import Appended, Flow, StepRecord, append, pause
 from dbdurable._protocol.frame import WorkflowFrame
 from dbdurable._protocol.ownership import check_lease, ensure_started, jitter, rerun_delay_s, resync, steadfast
-from dbdurable._sql.step import READ_STEP, RECORD_FENCED
+from dbdurable._sql.step import PLACE_RECORD, READ_STEP, RECORD_FENCED
 from dbdurable.errors import BadArgument, Cancelled, NotInTransaction, NotInWorkflow, WrongColour
 from dbdurable.types import Retry
 
 _MISTAKES = (BadArgument, NotInTransaction, NotInWorkflow, WrongColour)
+_LEFT = '{"type": "CancelledError", "module": "asyncio.exceptions", "message": "cancelled by the workflow itself"}'
 _CANCELLED = '{"type": "Cancelled", "module": "dbdurable.errors", "message": '
 
 
@@ -36,9 +37,21 @@ class DurableCall:
     codec: ValueCodec
     retry: Retry
     timeout_s: float | None = None
+    turns: Any = None
+    """What brings the outcomes of parallel calls in order; None for a call that has no others beside it."""
+    seq: int | None = None
+    """The position of its outcome; noted where `turns` is set."""
     source: Any = None
     isolation: str | None = None
     row_factory: Any = None
+
+    left: bool = False
+    """Whether its branch is not needed any more: nothing of it should commit from here on."""
+
+    def give_up_seq(self) -> None:
+        """What was sent has come to nothing and something long is ahead: others need not wait for it."""
+        if self.turns is not None:
+            self.turns.give_up(self)
 
     @property
     def what(self) -> str:
@@ -55,7 +68,9 @@ def recall(this: DurableCall) -> Flow[Record | None]:
         record = frame.journal.match(this.path, this.kind, this.name)
     except Diverged as diverged:
         raise frame.unwind(Diverged(str(diverged).replace("{id}", str(frame.id)))) from None
-    return record if record is not None else (yield from may_begin(this))
+    if record is not None:
+        return (yield from placed(this, record))
+    return (yield from may_begin(this))
 
 
 def may_begin(this: DurableCall) -> Flow[Record | None]:
@@ -65,6 +80,8 @@ def may_begin(this: DurableCall) -> Flow[Record | None]:
     """
     frame = this.frame
     frame.check()
+    if this.left:
+        raise Lost("the workflow goes on without this branch")
     if frame.interrupt is not None and not frame.interrupted:
         return (yield from deliver_cancel(this))
     return None
@@ -125,7 +142,7 @@ def new_record(this: DurableCall, attempts: int, elapsed_s: float, output: str |
     return StepRecord(
         workflow_id=frame.id,
         path=this.path,
-        seq=frame.journal.next_seq(),
+        seq=frame.next_seq(this),
         kind=this.kind,
         name=this.name,
         attempts=attempts,
@@ -141,6 +158,33 @@ def adopt(this: DurableCall) -> Flow[Any]:
     return replayed(this, (yield from written(this)))
 
 
+def placed(this: DurableCall, record: Record) -> Flow[Record]:
+    """A record that somebody else wrote beside parallel calls of this body: what the body has seen meanwhile
+    came before it, so it gets a position after that."""
+    frame = this.frame
+    known = frame.journal.peek(this.path) is record and record.seq != LATE
+    if known or record.seq == this.seq or (this.turns is None and record.seq != LATE):
+        return record
+    place = (frame.id, this.path, frame.next_seq(this), frame.lease.executor_id)
+    if not (yield from steadfast(PLACE_RECORD, *place, frame.epoch, frame=frame)):
+        yield from resync(frame)
+        yield from steadfast(PLACE_RECORD, *place, frame.epoch, frame=frame)
+    return record
+
+
+def leave(this: DurableCall) -> Flow[None]:
+    """Records that the body itself cancelled this call, so that a replay neither repeats nor awaits it.
+
+    What the call was about may still be recorded before; then that stays.
+    """
+    yield from appended(this, new_record(this, 1, 0.0, None, _LEFT))
+
+
+def was_left(record: Record) -> bool:
+    """Whether the body itself cancelled this call."""
+    return record.error == _LEFT
+
+
 def written(this: DurableCall) -> Flow[Record]:
     """The record that somebody else wrote of this call."""
     record = yield from read_record(this)
@@ -153,7 +197,7 @@ def written(this: DurableCall) -> Flow[Record]:
                 f"while this one called {this.kind} {this.name}"
             )
         )
-    return record
+    return (yield from placed(this, record))
 
 
 def record_failure(this: DurableCall, seq: int, attempts: int, elapsed_s: float, error: Exception) -> Flow[Any]:

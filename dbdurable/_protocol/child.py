@@ -26,7 +26,7 @@ def start_child(this: DurableCall, start: Start) -> Flow[UUID]:
     record = yield from recall(this)
     frame = this.frame
     if record is None:
-        seq = frame.journal.next_seq()
+        seq = frame.next_seq(this)
         owner = (frame.id, this.path, seq, frame.lease.executor_id, frame.epoch, this.kind)
         try:
             rows = yield from steadfast(START_CHILD, *start.params, *owner, frame=frame)

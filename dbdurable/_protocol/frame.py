@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from dbdurable._core.control import Unwind
@@ -52,6 +52,24 @@ class WorkflowFrame:
     line: Line = field(default_factory=Line)
     branches: set[Any] = field(default_factory=set)
     """The tasks that the body has made and that have not ended."""
+    root: Any = None
+    """The task that runs an asynchronous body."""
+    root_cancelled: bool = False
+    """Whether a cancel that a branch has seen was passed on to it."""
+    as_completed: tuple[Any, Line, int] | None = None
+    """The list that `asyncio.as_completed` makes tasks of just now, their line, and how many are left to make."""
+    ended: bool = False
+    """Whether the body has ended: what is left of its branches is nobody's."""
+    turns: Any = None
+    """In which order its branches go on; None until it has made one."""
+
+    def next_seq(self, this: Any) -> int:
+        """The position in durable order of a record of `this` call that is about to be sent."""
+        if self.turns is not None:
+            return cast(int, self.turns.next_seq(this))
+        if this.seq is None:
+            this.seq = self.journal.next_seq()
+        return cast(int, this.seq)
 
     def unwind(self, reason: Unwind) -> Unwind:
         """Notes that the attempt is over, and returns what to raise."""

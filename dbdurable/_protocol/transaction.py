@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import Any
 
-from dbdurable._core.control import ConnectionLost, Diverged, Duplicate, Fenced, Torn, Transient
+from dbdurable._core.control import ConnectionLost, Diverged, Duplicate, Fenced, Lost, Torn, Transient
 from dbdurable._core.journal import Record
 from dbdurable._core.retry import is_transient
 from dbdurable._protocol.call import (
@@ -13,6 +13,7 @@ from dbdurable._protocol.call import (
     adopt,
     fenced,
     may_begin,
+    placed,
     read_record,
     recall,
     record_failure,
@@ -34,7 +35,6 @@ def transaction(this: DurableCall) -> Flow[Any]:
     if known is not None:
         return replayed(this, known)
     frame = this.frame
-    seq = frame.journal.next_seq()
     attempt, reruns, begun = 1, 0, monotonic()
     while True:
         delay_s: float | None = None
@@ -46,7 +46,9 @@ def transaction(this: DurableCall) -> Flow[Any]:
                 this.name,
             )
             text, value = this.codec.settle(value, this.what)
-            record = _record(this, seq, attempt, text)
+            if this.left:
+                raise Lost("the workflow goes on without this branch")
+            record = _record(this, frame.next_seq(this), attempt, text)
             yield from commit(record) if frame.pending is None else commit(frame.pending, record)
             frame.pending = None
             return value
@@ -71,12 +73,14 @@ def transaction(this: DurableCall) -> Flow[Any]:
             if isinstance(error, StepTimeout) or (alive and not is_transient(error)) or reruns >= RERUNS_MAX:
                 delay_s = retry_delay_s(this, attempt, error)
                 if delay_s is None:
+                    seq = frame.next_seq(this)
                     return (yield from record_failure(this, seq, attempt, monotonic() - begun, error))
                 attempt += 1
         if delay_s is None:
             # Nothing was committed and nothing is the step's fault: run the body again, no attempt charged.
             reruns += 1
             delay_s = rerun_delay_s(reruns)
+        this.give_up_seq()
         yield from pause(delay_s)
         known = yield from may_begin(this)
         if known is not None:
@@ -97,7 +101,8 @@ def _after_lost_commit(this: DurableCall, lost: ConnectionLost) -> Flow[Record |
     """
     if lost.backend is not None:
         yield from persist(this.frame, sql.END_BACKEND, *lost.backend)
-    return (yield from read_record(this))
+    record = yield from read_record(this)
+    return None if record is None else (yield from placed(this, record))
 
 
 def _torn_text(this: DurableCall) -> str:

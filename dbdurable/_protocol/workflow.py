@@ -51,6 +51,10 @@ def _attempt(frame: WorkflowFrame, body: Callable[[], Any], codec: ValueCodec, v
         if frame.unwinding is None:
             return (yield from _finish(frame, Outcome(Status.CANCELLED, error=cancelled), None, None))
     except (KeyboardInterrupt, asyncio.CancelledError) as stop:
+        if frame.unwinding is None and frame.root_cancelled and isinstance(stop, asyncio.CancelledError):
+            # A branch has seen the cancel of the workflow, and passed it on to the body.
+            passed_on = Outcome(Status.CANCELLED, error=Cancelled(frame.interrupt or ""))
+            return (yield from _finish(frame, passed_on, None, None))
         # The caller's program ends, or no longer waits: the workflow goes on without it, if it ever began.
         if frame.pending is not None:
             return Outcome(None, error=stop)

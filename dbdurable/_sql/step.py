@@ -44,9 +44,11 @@ APPEND: Final = Statement(
     "append",
     # Outcomes of outside steps, any number of them: checked, not fenced. A success is a fact and is kept
     # while the workflow is unfinished, whoever ran it; an error only when the row is still the caller's.
+    # What comes from an epoch that is over has no position in the order of outcomes: the owner places it.
     """
     with f as materialized (
-        select x.*, (w.executor_id = $1::uuid and w.epoch = x.epoch and w.status = 'running') as mine
+        select x.*, (w.executor_id = $1::uuid and w.epoch = x.epoch and w.status = 'running') as mine,
+               w.executor_id = $1 and w.epoch = x.epoch + 1 and w.interrupt is not null as cancelled
           from unnest($2::uuid[], $3::text[], $4::int[], $5::text[], $6::text[], $7::smallint[], $8::int[],
                       $9::float8[], $10::text[], $11::text[])
                as x(workflow_id, path, seq, kind, name, attempts, epoch, elapsed_s, output, error)
@@ -54,7 +56,8 @@ APPEND: Final = Statement(
     i as (
         insert into {schema}.step
             (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output, error)
-        select workflow_id, path, seq, kind::{schema}.step_kind, name, attempts, epoch,
+        select workflow_id, path, case when mine or cancelled then seq else 2147483647 end,
+               kind::{schema}.step_kind, name, attempts, epoch,
                clock_timestamp() - make_interval(secs => elapsed_s), clock_timestamp(),
                output::json, error::json
           from f where mine or error is null
@@ -62,6 +65,18 @@ APPEND: Final = Statement(
         returning workflow_id, path)
     select f.workflow_id, f.path, f.mine, i.path is not null as wrote
       from f left join i on i.workflow_id = f.workflow_id and i.path = f.path
+    """,
+)
+
+PLACE_RECORD: Final = Statement(
+    "place_record",
+    # The owner takes up a record that came from elsewhere: its position in the order of outcomes is now.
+    """
+    update {schema}.step s set seq = $3::int
+     where s.workflow_id = $1::uuid and s.path = $2::text
+       and exists (select from {schema}.workflow w
+                    where w.id = $1 and w.executor_id = $4::uuid and w.epoch = $5::int and w.status = 'running')
+    returning s.seq
     """,
 )
 

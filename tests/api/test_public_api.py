@@ -14,27 +14,27 @@ from dbdurable import aio, errors, types
 
 PACKAGE = [
     "AsyncCall", "AsyncClient", "AsyncFunction", "AsyncHandle", "AsyncStep", "AsyncTransaction", "AsyncWorkflow",
-    "Call", "Cancelled", "Client", "Config", "CurrentStep", "CurrentWorkflow", "Durable", "DurableError", "Duration",
-    "Executor", "Function", "Handle", "NonRetryable", "Options", "Queue", "QueueInfo", "Rate", "Retry", "RetryAfter",
-    "Source", "Status", "Step", "StepInfo", "Transaction", "Workflow", "WorkflowInfo", "__version__", "aio",
-    "current_step", "current_workflow", "errors", "run_step",
+    "Batch", "Call", "Cancelled", "Client", "Completion", "Config", "CurrentStep", "CurrentWorkflow", "Durable",
+    "DurableError", "Duration", "Executor", "Function", "Handle", "NonRetryable", "Options", "Queue", "QueueInfo",
+    "Rate", "Retry", "RetryAfter", "Source", "Status", "Step", "StepInfo", "Transaction", "Workflow", "WorkflowInfo",
+    "__version__", "aio", "current_step", "current_workflow", "errors", "fan_out", "gather", "race", "run_step",
 ]  # fmt: skip
 ERRORS = [
     "AttemptsExhausted", "BadArgument", "BadConfiguration", "Cancelled", "DatabaseUnavailable", "DuplicateName",
-    "DurableError", "KeyConflict", "NonRetryable", "NotInTransaction", "NotInWorkflow", "NotRunning",
-    "QueueFull", "RemoteError", "RetryAfter", "SchemaMismatch", "StepTimeout", "UnknownQueue", "UnknownWorkflow",
-    "WaitTimeout", "WorkflowBlocked", "WorkflowCancelled", "WrongColour",
+    "DurableError", "KeyConflict", "NonRetryable", "NotInTransaction", "NotInWorkflow", "NotRunning", "QueueFull",
+    "RemoteError", "RetryAfter", "SchemaMismatch", "StepTimeout", "UnknownQueue", "UnknownWorkflow", "WaitTimeout",
+    "WorkflowBlocked", "WorkflowCancelled", "WrongColour",
 ]  # fmt: skip
 TYPES = [
-    "AsyncTx", "Duration", "Options", "Queue", "QueueInfo", "Rate", "Retry", "Status", "StepInfo", "SyncTx",
-    "WorkflowInfo",
+    "AsyncTx", "Batch", "Completion", "Duration", "Options", "Queue", "QueueInfo", "Rate", "Retry", "Status",
+    "StepInfo", "SyncTx", "WorkflowInfo",
 ]  # fmt: skip
 ALIASES = {"Duration", "__version__"}  # values, not objects with a docstring of their own
 
 
 @pytest.mark.parametrize(
     ("module", "names"),
-    [(dbdurable, PACKAGE), (errors, ERRORS), (types, TYPES), (aio, ["run_step"])],
+    [(dbdurable, PACKAGE), (errors, ERRORS), (types, TYPES), (aio, ["fan_out", "gather", "race", "run_step"])],
     ids=["dbdurable", "errors", "types", "aio"],
 )
 def test_names_are_frozen(module: object, names: list[str]):

@@ -1,0 +1,243 @@
+"""Turns of the tasks of an `async def` body.
+
+The next outcome is released when the body has come to rest: no callback of its tasks is left on the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from dbdurable._executor.turns import Turns
+from dbdurable._protocol.call import DurableCall, leave, was_left
+from dbdurable._protocol.effects import Flow
+from dbdurable._protocol.frame import WorkflowFrame, current
+from dbdurable._protocol.ownership import ensure_started
+from dbdurable.errors import Cancelled
+
+R = TypeVar("R")
+
+ROUNDS_MAX = 1000
+"""Rounds of the loop after which a body that never rests (it polls) is taken to rest."""
+ROUNDS_BLIND = 20
+"""Rounds given to a body on a loop that does not show what is left on it: more than its callbacks are deep."""
+
+Perform = Callable[[Flow[Any]], Awaitable[Any]]
+
+
+class Turn:
+    """One call that waits: for its turn to be seen, or to begin."""
+
+    __slots__ = ("future", "gone")
+
+    def __init__(self) -> None:
+        self.gone = False
+        self.future: asyncio.Future[None] | None = None
+
+
+class TaskTurns(Turns[Turn]):
+    """All its methods but `look`, `next_seq` and `give_up` are called on the body's loop."""
+
+    def __init__(self, frame: WorkflowFrame, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(frame)
+        self._loop = loop
+        self._outside = contextvars.Context()
+        self._gate: list[Turn] = []
+        self._seen_by: Turn | None = None
+        self._posted = False
+        self._rounds = 0
+        self._start = asyncio.Lock()
+
+    @property
+    def parallel(self) -> bool:
+        """Whether there is any other branch now."""
+        return bool(self.frame.branches)
+
+    # -- one durable call of the body ------------------------------------------------------------------
+
+    async def run(self, this: DurableCall, drive: Callable[[], Awaitable[R]], perform: Perform) -> R:
+        """Makes the call; what comes of it is returned or raised in its turn.
+
+        `drive` runs its protocol; `perform` runs any other one outside of the body.
+        """
+        if self.frame.unwinding is not None:
+            raise self.frame.unwinding
+        record = self.recorded(this)
+        if record is None:
+            return await self._live(this, drive, perform)
+        try:
+            if was_left(record):
+                await self._loop.create_future()  # until the body cancels it again
+            turn = await self._wait(record.seq)
+        except asyncio.CancelledError:
+            self.frame.journal.leave(this.path)
+            raise
+        try:
+            return await drive()
+        except Cancelled:
+            self._cancel_body()
+            raise
+        finally:
+            self._seen(turn)
+
+    async def _live(self, this: DurableCall, drive: Callable[[], Awaitable[R]], perform: Perform) -> R:
+        try:
+            if not self.past_history:
+                await self._begin()
+            if self.frame.pending is not None:
+                async with self._start:
+                    await perform(ensure_started(self.frame))
+            this.turns = self
+            try:
+                value = await drive()
+            except asyncio.CancelledError as stop:
+                if not isinstance(stop, Cancelled) or this.seq is None:
+                    raise
+                await self._seen_in_turn(this)
+                self._cancel_body()
+                raise
+            except Exception:
+                await self._seen_in_turn(this)
+                raise
+            await self._seen_in_turn(this)
+            return value
+        except asyncio.CancelledError as stop:
+            self.drop(this)
+            self.frame.journal.leave(this.path)
+            if not isinstance(stop, Cancelled) and self._by_the_body():
+                await self._record_leaving(this, perform)
+            raise
+        finally:
+            self.drop(this)
+            if self.frame.unwinding is not None:
+                self._end(self.frame.unwinding)
+            self._look()
+
+    def _by_the_body(self) -> bool:
+        """Whether a branch was cancelled by the body, not with it."""
+        frame, root = self.frame, self.frame.root
+        over = frame.unwinding is not None or frame.ended or frame.interrupt is not None
+        return not over and root is not None and not root.cancelling() and frame.lease.reason_to_stop() is None
+
+    async def _record_leaving(self, this: DurableCall, perform: Perform) -> None:
+        """However often the branch is cancelled meanwhile: what it has seen has to be a row."""
+        this.seq = None
+        token = current.set(None)
+        try:
+            task = asyncio.ensure_future(perform(leave(this)))
+            while not task.done():
+                try:
+                    await asyncio.wait([task])
+                except asyncio.CancelledError:
+                    continue
+        finally:
+            current.reset(token)
+        if not task.cancelled() and task.exception() is not None:
+            self._loop.call_exception_handler({"message": "a cancelled branch", "exception": task.exception()})
+
+    def _cancel_body(self) -> None:
+        """A cancel is for the whole body: a branch of it would keep it to itself, in a TaskGroup for one."""
+        root = self.frame.root
+        if root is not None and root is not asyncio.current_task() and not self.frame.root_cancelled:
+            self.frame.root_cancelled = True
+            root.cancel()
+
+    # -- waiting ---------------------------------------------------------------------------------------
+
+    async def _seen_in_turn(self, this: DurableCall) -> None:
+        if this.seq is not None:
+            self._seen(await self._wait(this.seq))
+
+    async def _wait(self, seq: int) -> Turn:
+        """Until the outcome at this position may be seen; say `_seen` when it is."""
+        turn = Turn()
+        with self.lock:
+            self.order.wait(seq, turn)
+            mine = self._seen_by is None and self.order.first() is turn and self._at_rest()
+            if mine:
+                self.order.pop()
+        if mine:
+            self._seen_by = turn
+            return turn
+        await self._sleep(turn)
+        return turn
+
+    async def _begin(self) -> None:
+        """Until all that is recorded, and asked for, has been seen."""
+        turn = Turn()
+        self._gate.append(turn)
+        await self._sleep(turn)
+
+    async def _sleep(self, turn: Turn) -> None:
+        turn.future = self._loop.create_future()
+        self._look()
+        try:
+            await turn.future
+        except BaseException:
+            turn.gone = True
+            self._seen(turn)
+            raise
+
+    def _seen(self, turn: Turn) -> None:
+        if self._seen_by is turn:
+            self._seen_by = None
+        self._look()
+
+    def _end(self, reason: BaseException) -> None:
+        """The attempt is over: whoever waits hears of it."""
+        with self.lock:
+            left = self.order.clear() + self._gate
+        self._gate = []
+        for turn in left:
+            if turn.future is not None and not turn.future.done():
+                turn.future.set_exception(reason)
+
+    # -- whose turn it is ------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Something has changed; called on any thread."""
+        self._loop.call_soon_threadsafe(self._look)
+
+    def _look(self) -> None:
+        if self._posted or self._seen_by is not None:
+            return
+        with self.lock:
+            somebody = self.order.first() is not None or bool(self._gate)
+        if somebody:
+            self._posted = True
+            self._loop.call_soon(self._go_on, context=self._outside)
+
+    def _go_on(self) -> None:
+        self._posted = False
+        if self._seen_by is not None:
+            return
+        if not self._at_rest() and self._rounds < ROUNDS_MAX:
+            self._rounds += 1
+            self._look()
+            return
+        self._rounds = 0
+        with self.lock:
+            turn = self.order.pop()
+        if turn is not None:
+            self._seen_by = turn
+            _wake(turn)
+        elif self._gate:
+            self.past_history = True
+            gate, self._gate = self._gate, []
+            for turn in gate:
+                _wake(turn)
+
+    def _at_rest(self) -> bool:
+        """Whether nothing of the body is left to run before another outcome is seen."""
+        ready = getattr(self._loop, "_ready", None)
+        if ready is None:
+            return self._rounds >= ROUNDS_BLIND
+        frame = self.frame
+        return not any(handle._context.get(current) is frame for handle in ready if not handle._cancelled)
+
+
+def _wake(turn: Turn) -> None:
+    if turn.future is not None and not turn.future.done():
+        turn.future.set_result(None)
