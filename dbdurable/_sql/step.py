@@ -48,7 +48,7 @@ APPEND: Final = Statement(
     """
     with f as materialized (
         select x.*, (w.executor_id = $1::uuid and w.epoch = x.epoch and w.status = 'running') as mine,
-               w.executor_id = $1 and w.epoch = x.epoch + 1 and w.interrupt is not null as cancelled
+               w.executor_id = $1 and w.epoch - x.epoch = 1 and w.interrupt is not null as cancelled
           from unnest($2::uuid[], $3::text[], $4::int[], $5::text[], $6::text[], $7::smallint[], $8::int[],
                       $9::float8[], $10::text[], $11::text[])
                as x(workflow_id, path, seq, kind, name, attempts, epoch, elapsed_s, output, error)

@@ -62,6 +62,15 @@ CASES = [
         ),
     ),
     Case(
+        step.PLACE_RECORD,
+        lambda id, me, epoch: (id, LATE, 7, me, epoch),
+        (
+            ("owner", "w.executor_id = $4::uuid", "$4::uuid is not null"),
+            ("epoch", "w.epoch = $5::int", "$5::int is not null"),
+            ("status", "and w.status = 'running'", ""),
+        ),
+    ),
+    Case(
         workflow.FINISH,
         lambda id, me, epoch: (id, me, epoch, "succeeded", "1", None, None, None, None),
         (
@@ -90,6 +99,8 @@ CASES = [
     ),
 ]
 NAMES = [case.statement.name for case in CASES]
+LATE = "9"
+"""The path of a record that is there already, whoever wrote it."""
 WRONG = {"owner": (OTHER, EPOCH, "running"), "epoch": (ME, EPOCH - 1, "running"), "status": (ME, EPOCH, "paused")}
 
 
@@ -106,6 +117,11 @@ def is_accepted(connection: Connection, text: str, case: Case, me: UUID, epoch: 
             """,
             [id, status, EPOCH, ME],
         )
+        connection.execute(
+            "insert into dbdurable.step (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, "
+            "output) values (%s, %s, 2147483647, 'step', 'late', 1, 1, now(), now(), '1')",
+            [id, LATE],
+        )
         before = _state(connection, id)
         try:
             with connection.transaction():
@@ -119,7 +135,7 @@ def is_accepted(connection: Connection, text: str, case: Case, me: UUID, epoch: 
 
 def _state(connection: Connection, id: UUID) -> list[Any]:
     return connection.execute(
-        "select status, epoch, (select count(*) from dbdurable.step where workflow_id = id) "
+        "select status, epoch, (select count(*) from dbdurable.step where workflow_id = id and seq < 2147483647) "
         "from dbdurable.workflow where id = %s",
         [id],
     ).fetchall()
