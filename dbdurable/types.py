@@ -177,9 +177,13 @@ class QueueInfo:
 
 
 class Options(TypedDict, total=False):
-    """The options of one call; `delay`, `at`, `expires`, `priority`, `partition` and `cost` only with `start`."""
+    """The options of one call; only with `start`: delay, at, expires, priority, partition, cost and key_reuse.
+
+    `key`: start once; later starts find the first. `key_reuse=True`: once that has ended, the key starts anew.
+    """
 
     key: str
+    key_reuse: bool
     id: UUID
     queue: str | Queue
     priority: int

@@ -61,8 +61,8 @@ begin
 end $$;
 
 -- Starts a workflow in the caller's transaction: it exists if and only if that commits. With a key it
--- starts once per (name, key): later calls return the first id, or raise when the arguments differ.
--- "registered" says that the caller vouches for the name (its code has the function), "known_queue" likewise.
+-- starts once per (name, key): later calls return the first id, or raise when the arguments differ. With
+-- "key_reuse" the key is free again once the workflow that holds it has ended. "registered" says that the caller vouches for the name (its code has the function), "known_queue" likewise.
 create function {schema}.start(
     name         text,
     input        json        default '{}',
@@ -81,7 +81,8 @@ create function {schema}.start(
     input_hash   bytea       default null,
     registered   boolean     default false,
     known_queue  boolean     default false,
-    cost         integer     default 1
+    cost         integer     default 1,
+    key_reuse    boolean     default false
 ) returns uuid language plpgsql volatile as $$
 #variable_conflict use_column
 declare
@@ -122,12 +123,23 @@ begin
             -- A statement of its own, so that it sees a holder which committed while we waited for it.
             select k.workflow_id, k.input_hash into strict held
               from {schema}.workflow_key k where k.name = start.name and k.key = start.key;
-            if held.input_hash <> hash and held.workflow_id <> new_id then
-                raise exception using errcode = 'DD003', message = format(
-                    'key %L already started %s with other arguments (workflow %s)',
-                    left(start.key, 200), start.name, held.workflow_id);
+            if start.key_reuse then
+                update {schema}.workflow_key k set workflow_id = new_id, input_hash = hash
+                  from {schema}.workflow w
+                 where k.name = start.name and k.key = start.key and k.workflow_id = held.workflow_id
+                   and w.id = k.workflow_id and w.id <> new_id and w.status in ('succeeded', 'failed', 'cancelled');
             end if;
-            return held.workflow_id;
+            if not start.key_reuse or not found then
+                -- Somebody else may have reused it just now.
+                select k.workflow_id, k.input_hash into strict held
+                  from {schema}.workflow_key k where k.name = start.name and k.key = start.key;
+                if held.input_hash <> hash and held.workflow_id <> new_id then
+                    raise exception using errcode = 'DD003', message = format(
+                        'key %L already started %s with other arguments (workflow %s)',
+                        left(start.key, 200), start.name, held.workflow_id);
+                end if;
+                return held.workflow_id;
+            end if;
         end if;
     end if;
     place := coalesce(start.queue, known.queue, 'default');

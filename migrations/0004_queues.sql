@@ -113,18 +113,19 @@ $$;
 create function {schema}.starts_of(starts json) returns table (
     place bigint, name text, input json, key text, queue text, id uuid, priority integer, delay interval,
     at timestamptz, expires interval, partition text, timeout interval, attributes jsonb, max_attempts integer,
-    cost integer, registered boolean, known_queue boolean
+    cost integer, registered boolean, known_queue boolean, key_reuse boolean
 ) language sql stable as $$
     select x.place, x.name, coalesce(x.input, '{}'), x.key, coalesce(x.queue, d.queue, 'default'), x.id,
            coalesce(x.priority, 0), x.delay, x.at, x.expires, coalesce(x.partition, ''), coalesce(x.timeout, d.timeout),
            x.attributes, coalesce(x.max_attempts, d.max_attempts, 20), coalesce(x.cost, 1),
-           coalesce(x.registered, false) or d.name is not null, coalesce(x.known_queue, false) or x.queue is null
+           coalesce(x.registered, false) or d.name is not null, coalesce(x.known_queue, false) or x.queue is null,
+           coalesce(x.key_reuse, false)
       from rows from (json_to_recordset(starts) as (
                name text, input json, key text, queue text, id uuid, priority integer, delay interval, at timestamptz,
                expires interval, partition text, timeout interval, attributes jsonb, max_attempts integer,
-               cost integer, registered boolean, known_queue boolean)) with ordinality
+               cost integer, registered boolean, known_queue boolean, key_reuse boolean)) with ordinality
            as x(name, input, key, queue, id, priority, delay, at, expires, partition, timeout, attributes,
-                max_attempts, cost, registered, known_queue, place)
+                max_attempts, cost, registered, known_queue, key_reuse, place)
       left join {schema}.definition d on d.name = x.name
 $$;
 
@@ -163,6 +164,14 @@ begin
         perform {schema}.admit(queued.queue, queued.many, queued.known);
     end loop;
     select array_agg(coalesce(x.id, {schema}.uuid7()) order by x.place) into ids from {schema}.starts_of(starts) x;
+    if exists (select from {schema}.starts_of(starts) x where x.key_reuse) then
+        perform from {schema}.workflow_key k
+          where (k.name, k.key) in (select x.name, x.key from {schema}.starts_of(starts) x where x.key_reuse)
+          order by k.name, k.key for update;
+        delete from {schema}.workflow_key k using {schema}.starts_of(starts) x, {schema}.workflow w
+         where x.key_reuse and k.name = x.name and k.key = x.key and w.id = k.workflow_id
+           and w.status in ('succeeded', 'failed', 'cancelled') and w.id <> all(ids);
+    end if;
     insert into {schema}.workflow_key (name, key, workflow_id, input_hash)
     select x.name, x.key, ids[x.place], sha256(convert_to(x.input::jsonb::text, 'UTF8'))
       from {schema}.starts_of(starts) x where x.key is not null order by x.name, x.key, x.place

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dbdurable._core.journal import Journal, Record
 from dbdurable._executor.runtime import boottime
-from dbdurable._protocol.effects import Query, Row
+from dbdurable._io.drive import SyncDriver
+from dbdurable._protocol.effects import Query, Row, query
 from dbdurable._protocol.frame import WorkflowFrame
 from dbdurable._sql import claim as sql
 
@@ -29,6 +31,24 @@ FULL_LOOK_S, FULL_LOOK_SHARE = 1.0, 20
 """At least so often every line is walked from its beginning, and at most a twentieth of the time goes there."""
 
 LINES_MAX = 256
+
+
+RANK_MIN, RANK_MAX = -1_000_000, 1_000_000
+"""Outside of what twice any priority can be."""
+
+
+class Line(NamedTuple):
+    """Where an ahead-claim looks: one rank from a time on, or all ranks between two."""
+
+    queue: str
+    rank: int | None
+    since: datetime | None
+    lo: int | None
+    hi: int | None
+
+
+def _urgency(line: Line) -> int:
+    return line.lo + 1 if line.lo is not None else line.rank or 0
 
 
 class QueueRow(NamedTuple):
@@ -65,9 +85,10 @@ class Taken:
 class Claims:
     """Chooses the statements of a look and launches what they return. Used by the control thread only."""
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, driver: SyncDriver) -> None:
         self._executor = executor
-        self._queues: dict[str, QueueRow] = {}
+        self._driver = driver
+        self._queues: dict[str, QueueRow] | None = None
         self._lines: dict[tuple[str, int], datetime] = {}
         self._partition: dict[str, str] = {}
         self._asked: list[Asked] = []
@@ -79,6 +100,8 @@ class Claims:
         executor = self._executor
         self._asked, self._began, self._turn = [], boottime(), self._turn + 1
         lowest: int | None = None
+        if self._queues is None:
+            self._note_queues(self._driver.run(query(sql.QUEUES, executor.queues)))
         for is_async in (False, True):
             names = [d.name for d in executor.definitions.values() if d.is_async is is_async]
             free = min(CLAIM_MAX, executor.attempts.free(is_async))
@@ -120,7 +143,7 @@ class Claims:
         turn = self._turn % len(names)
         together: list[str] = []
         for name in names[turn:] + names[:turn]:
-            row = self._queues.get(name)
+            row = self._row(name)
             if row is None or not (row.paused or row.limited or row.worker_concurrency):
                 together.append(name)
             elif not row.paused and row.worker_concurrency is None:
@@ -133,19 +156,31 @@ class Claims:
             yield together, free
 
     def _one(self, queues: list[str], names: list[str], limit: int, batch: int, first: int) -> Asked:
-        row = self._queues.get(queues[0])
+        row = self._row(queues[0])
         owner = (self._executor.lease.executor_id, batch, first)
         if row is not None and row.limited and len(queues) == 1:
             begin = self._partition.get(queues[0], "")
             keys = Query(sql.ENSURE_KEYS, (queues[0], begin, PARTITIONS_MAX))
             claim = Query(sql.CLAIM_LIMITED, (queues[0], names, limit, *owner, begin, PARTITIONS_MAX))
             return Asked(queues, limit, (keys, claim))
-        lines = sorted((rank, queues.index(queue), at) for (queue, rank), at in self._lines.items() if queue in queues)
-        if not lines or self._began >= self._full_at:
+        if self._began >= self._full_at or not any(queue in queues for queue, _ in self._lines):
             return Asked(queues, limit, (Query(sql.CLAIM, (queues, names, limit, *owner)),), True)
-        ranks, places, ats = zip(*lines, strict=True)
-        ahead = ([queues[place] for place in places], names, limit, *owner, list(ranks), list(ats))
+        places, ranks, ats, los, his = zip(*sorted(self._ahead(queues), key=_urgency), strict=True)
+        ahead = (list(places), names, limit, *owner, list(ranks), list(ats), list(los), list(his))
         return Asked(queues, limit, (Query(sql.CLAIM_AHEAD, ahead),))
+
+    def _ahead(self, queues: list[str]) -> Iterator[Line]:
+        """The lines that are known, and the gaps between them."""
+        for queue in queues:
+            known = sorted(rank for of, rank in self._lines if of == queue)
+            for rank in known:
+                yield Line(queue, rank, self._lines[queue, rank], None, None)
+            for lo, hi in pairwise((RANK_MIN, *known, RANK_MAX)):
+                if hi - lo > 1:
+                    yield Line(queue, None, None, lo, hi)
+
+    def _row(self, queue: str) -> QueueRow | None:
+        return (self._queues or {}).get(queue)
 
     # -- what came of it -------------------------------------------------------------------------------
 

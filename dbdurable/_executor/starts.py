@@ -70,6 +70,7 @@ def build_start(
         registered=registered,
         known_queue=queue_name is None or runtime.registry.knows_queue(queue_name),
         cost=_cost(options.get("cost", 1)),
+        key_reuse=_key_reuse(options),
         minted="id" not in options,
     )
 
@@ -93,6 +94,7 @@ def _element(this: Start) -> str:
         "timeout": this.timeout_s,
         "max_attempts": this.max_attempts,
         "cost": this.cost,
+        "key_reuse": this.key_reuse,
         "registered": this.registered,
         "known_queue": this.known_queue,
     }
@@ -138,6 +140,15 @@ def _priority(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or abs(value) > PRIORITY_MAX:
         raise BadArgument(f"priority= takes a whole number from -{PRIORITY_MAX} to {PRIORITY_MAX}, not {value!r}")
     return value
+
+
+def _key_reuse(options: Options) -> bool:
+    reuse = options.get("key_reuse", False)
+    if not isinstance(reuse, bool):
+        raise BadArgument(f"key_reuse= takes True or False, not {shown(reuse)}")
+    if reuse and "key" not in options:
+        raise BadArgument("key_reuse=True says what becomes of a key: pass key= too")
+    return reuse
 
 
 def _cost(value: object) -> int:

@@ -55,6 +55,7 @@ class Start:
     registered: bool = True
     known_queue: bool = True
     cost: int = 1
+    key_reuse: bool = False
     minted: bool = True
     """Whether the id was made for this start; else the caller chose it, and it may be there already."""
 
@@ -79,6 +80,7 @@ class Start:
             self.registered,
             self.known_queue,
             self.cost,
+            self.key_reuse,
         )
 
 

@@ -125,18 +125,27 @@ CLAIM: Final = Statement(
 CLAIM_AHEAD: Final = Statement(
     "claim_ahead",
     # The same on lines that the claimer knows, each from where it stopped: what lies behind is dead (claimed,
-    # and not vacuumed while somebody holds a snapshot) or not for this executor.
+    # and not vacuumed while somebody holds a snapshot) or not for this executor. What lies between the lines
+    # is walked too: somebody may start something more urgent than all that is known.
     _claim(
         """
     with{room},
     pick as materialized (
-        select {columns} from unnest($1::text[], $7::int[], $8::timestamptz[]) as l(queue, level, since)
-         cross join lateral ({ticket}
+        select {columns}
+          from unnest($1::text[], $7::int[], $8::timestamptz[], $9::int[], $10::int[]) as l(queue, level, since, lo, hi)
+         cross join lateral (
+            select {columns} from ({ticket}
              where r.queue = l.queue and r.partition = '' and r.rank = l.level and r.at >= l.since
                and r.name = any($2::text[])
              order by r.queue, r.partition, r.rank, r.at
              limit (select n from room)
-               for update of r skip locked for no key update of w skip locked) t{open}
+               for update of r skip locked for no key update of w skip locked) known
+            union all
+            select {columns} from ({ticket}
+             where r.queue = l.queue and r.partition = '' and r.rank > l.lo and r.rank < l.hi and r.name = any($2)
+             order by r.queue, r.partition, r.rank, r.at
+             limit (select n from room)
+               for update of r skip locked for no key update of w skip locked) between_lines) t{open}
          limit (select n from room)),{end}
     """
     ),

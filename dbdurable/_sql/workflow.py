@@ -66,7 +66,8 @@ START: Final = Statement(
         priority => $6::int, delay => make_interval(secs => $7::float8), at => $8::timestamptz,
         expires => make_interval(secs => $9::float8), partition => $10::text,
         timeout => make_interval(secs => $11::float8), attributes => $12::jsonb, max_attempts => $13::int,
-        parent_id => $14::uuid, registered => $15::boolean, known_queue => $16::boolean, cost => $17::int)
+        parent_id => $14::uuid, registered => $15::boolean, known_queue => $16::boolean, cost => $17::int,
+        key_reuse => $18::boolean)
     """,
 )
 
@@ -195,9 +196,9 @@ START_CHILD: Final = Statement(
     insert into {schema}.step
         (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output)
     values (
-        $18::uuid, $19::text, $20::int, $23::text::{schema}.step_kind, $1::text, 1,
+        $19::uuid, $20::text, $21::int, $24::text::{schema}.step_kind, $1::text, 1,
         coalesce((select w.epoch from {schema}.workflow w
-                   where w.id = $18 and w.executor_id = $21::uuid and w.epoch = $22::int and w.status = 'running'
+                   where w.id = $19 and w.executor_id = $22::uuid and w.epoch = $23::int and w.status = 'running'
                      for share), {schema}.fenced()),
         clock_timestamp(), clock_timestamp(),
         to_json({schema}.start(
@@ -205,7 +206,8 @@ START_CHILD: Final = Statement(
             priority => $6::int, delay => make_interval(secs => $7::float8), at => $8::timestamptz,
             expires => make_interval(secs => $9::float8), partition => $10::text,
             timeout => make_interval(secs => $11::float8), attributes => $12::jsonb, max_attempts => $13::int,
-            parent_id => $14::uuid, registered => $15::boolean, known_queue => $16::boolean, cost => $17::int)))
+            parent_id => $14::uuid, registered => $15::boolean, known_queue => $16::boolean, cost => $17::int,
+            key_reuse => $18::boolean)))
     returning output #>> '{}'
     """,
 )

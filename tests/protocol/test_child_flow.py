@@ -38,7 +38,7 @@ START = Start(CHILD, "ship", "{}", parent_id=ID)
 
 
 def starts(answer: Any = ((str(CHILD),),), epoch: int = 3) -> Entry:
-    return queries(START_CHILD, answer, {1: "ship", 5: CHILD, 18: ID, 19: "1", 21: ME, 22: epoch, 23: "child"})
+    return queries(START_CHILD, answer, {1: "ship", 5: CHILD, 19: ID, 20: "1", 22: ME, 23: epoch, 24: "child"})
 
 
 def has(status: str, output: str | None = None, error: str | None = None, reason: str | None = None) -> Entry:
@@ -85,8 +85,8 @@ def test_the_start_and_its_record_are_one_statement() -> None:
 
     def check(effect: Any) -> None:
         entry.check(effect)
-        assert effect.params[:17] == START.params
-        assert effect.params[19] == 8, "seq"
+        assert effect.params[:18] == START.params
+        assert effect.params[20] == 8, "seq"
 
     assert pump(start_of(world), Entry(entry.kind, entry.what, check, entry.answer)) == CHILD
 

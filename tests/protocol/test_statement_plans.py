@@ -136,8 +136,10 @@ SINCE = "-infinity"
 def test_the_claim_walks_its_index_whatever_the_statistics_say(
     statement: Any, claiming: psycopg.Connection[Any]
 ) -> None:
-    ahead = [[1], [SINCE]] if statement is CLAIM_AHEAD else []
-    found = run(claiming, statement, ["default"], ["work"], 10, ME, 2, 2, *ahead)
+    # Ahead: what is more urgent than the line, the line, and what is less urgent.
+    ahead = [[None, 1, None], [None, SINCE, None], [-9, None, 1], [1, None, 9]] if statement is CLAIM_AHEAD else []
+    queues = ["default"] * 3 if ahead else ["default"]
+    found = run(claiming, statement, queues, ["work"], 10, ME, 2, 2, *ahead)
     walks = [node for node in found if node.get("Index Name") == "ready_order"]
     assert {node["Node Type"] for node in walks} <= {"Index Scan", "Index Only Scan"}, show(found)
     kinds = {node["Node Type"] for node in found}
