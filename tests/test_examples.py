@@ -50,6 +50,12 @@ def test_orders(name: str, database_url: str):
     ]
 
 
+def test_queues(database_url: str):
+    in_order = [f"{to} got [0, 1, 2, 3, 4]" for to in ("ann", "bob", "cyd", "dan")]
+    paused = ["queued while its queue is paused", "report of monday"]
+    assert run("queues", database_url) == [*in_order, "at most 3 at once", *paused]
+
+
 def test_saga(database_url: str):
     assert run("saga", database_url) == [
         "trip 1: booked",
