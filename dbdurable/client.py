@@ -13,11 +13,11 @@ from dbdurable._core.queues import queue_settings
 from dbdurable._core.show import shown
 from dbdurable._executor.definition import RemoteDefinition
 from dbdurable._executor.runtime import Configuration, Runtime, check_blocking
-from dbdurable._executor.starts import as_json, workflow_id
+from dbdurable._executor.starts import workflow_id
 from dbdurable._io.borrow import arun_in, run_in
 from dbdurable._protocol.effects import Flow, Row
 from dbdurable._protocol.frame import StepFrame, WorkflowFrame, ambient_tx, current
-from dbdurable._protocol.start import Start, resend
+from dbdurable._protocol.start import Start, resend, starts_json
 from dbdurable._sql import queue as queue_sql
 from dbdurable._sql import workflow as sql
 from dbdurable.definitions import AsyncCall, AsyncFunction, Call, Function
@@ -198,7 +198,7 @@ class Client(_Client):
         """
         plan = self.start_many_plan(calls, tx)
         tx = ambient_tx(tx)
-        many = as_json(start for _, start in plan)
+        many = starts_json([start.params for _, start in plan])
         if tx is not None:
             text = self.runtime.database.text(sql.START_MANY)
             return self.started_many(Handle, plan, run_in(tx, text, (many,), self.runtime.database.schema), tx)
@@ -277,7 +277,7 @@ class AsyncClient(_Client):
         """Starts many workflows, all or none, in a statement for all of them; also in the caller's transaction `tx`."""
         plan = self.start_many_plan(calls, tx)
         tx = ambient_tx(tx)
-        many = as_json(start for _, start in plan)
+        many = starts_json([start.params for _, start in plan])
         if tx is not None:
             text = self.runtime.database.text(sql.START_MANY)
             rows = await arun_in(tx, text, (many,), self.runtime.database.schema)

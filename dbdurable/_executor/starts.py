@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid5
@@ -73,34 +73,6 @@ def build_start(
         key_reuse=_key_reuse(options),
         minted="id" not in options,
     )
-
-
-def as_json(starts: Iterable[Start]) -> str:
-    """Many starts as the SQL function start_many takes them; each input goes in as the text that it is."""
-    return "[" + ",".join(_element(this) for this in starts) + "]"
-
-
-def _element(this: Start) -> str:
-    fields = {
-        "name": this.name,
-        "key": this.key,
-        "queue": this.queue,
-        "id": str(this.id),
-        "priority": this.priority,
-        "delay": this.delay_s,
-        "at": this.at and this.at.isoformat(),
-        "expires": this.expires_s,
-        "partition": this.partition,
-        "timeout": this.timeout_s,
-        "max_attempts": this.max_attempts,
-        "cost": this.cost,
-        "key_reuse": this.key_reuse,
-        "registered": this.registered,
-        "known_queue": this.known_queue,
-    }
-    text = json.dumps({name: value for name, value in fields.items() if value is not None})
-    attributes = "" if this.attributes is None else f',"attributes":{this.attributes}'
-    return f'{text[:-1]},"input":{this.input}{attributes}}}'
 
 
 def refuse_start_options(options: Options, name: str, kind: str) -> None:

@@ -21,6 +21,7 @@ from dbdurable._core.ids import UuidV7
 from dbdurable._io.connect import async_session_setup, connect, connect_kwargs, session_setup
 from dbdurable._io.guard import AsyncStepConnection, StepConnection
 from dbdurable._io.migrate import check, migrate
+from dbdurable._io.riders import AsyncRiders, Riders
 from dbdurable._io.seam import Seam
 from dbdurable._sql.executor import CLOCK
 from dbdurable._sql.statement import Statement
@@ -50,6 +51,10 @@ class Database:
         self._ready = False
         self._pool: ConnectionPool[StepConnection] | None = None
         self._async_pools: dict[asyncio.AbstractEventLoop, AsyncConnectionPool[AsyncStepConnection]] = {}
+        self.riders: Riders | None = None
+        self.async_riders: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncRiders] = (
+            weakref.WeakKeyDictionary()
+        )
         self._clock_offset_s = 0.0
         self._mint = UuidV7(lambda: int((time.monotonic() + self._clock_offset_s) * 1000))
 

@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import psycopg
@@ -19,6 +19,7 @@ from psycopg.rows import tuple_row
 
 from dbdurable._io.database import Database
 from dbdurable._io.faults import raise_meaning
+from dbdurable._io.riders import AsyncRiders, Riders
 from dbdurable._io.source import AsyncUnit, SyncUnit
 from dbdurable._io.timeouts import call_within
 from dbdurable._protocol.effects import (
@@ -36,6 +37,7 @@ from dbdurable._protocol.effects import (
     Row,
 )
 from dbdurable._protocol.frame import current
+from dbdurable._protocol.ride import Answer, rides, together
 from dbdurable._sql.step import APPEND
 from dbdurable.errors import StepTimeout
 
@@ -52,12 +54,15 @@ class UserStopIteration(RuntimeError):
 class SyncDriver:
     """Runs protocols for `def` code, on the calling thread."""
 
-    __slots__ = ("_database", "_pool", "_stopping", "_unit")
+    __slots__ = ("_database", "_pool", "_rides", "_stopping", "_unit")
 
-    def __init__(self, database: Database, stopping: threading.Event | None = None, pool: Any = None) -> None:
+    def __init__(
+        self, database: Database, stopping: threading.Event | None = None, pool: Any = None, rides: bool = True
+    ) -> None:
         self._database = database
         self._stopping = stopping
         self._pool = pool
+        self._rides = rides and pool is None  # a service's statements come over its own connection
         self._unit: SyncUnit | None = None
 
     def run(self, flow: Flow[R]) -> R:
@@ -86,7 +91,13 @@ class SyncDriver:
             self._database.seam.reached(f"{when} {what}", connection)
 
     def _query(self, effect: Query) -> list[Row]:
+        if self._rides and rides(effect):
+            return _riders(self._database).ride(effect)
         return self._flight(Flight((effect,)))[0]
+
+    def flush(self, items: Sequence[Query]) -> list[Answer]:
+        """One commit for what several have gathered."""
+        return self.run(together(items))
 
     def _flight(self, effect: Flight) -> list[list[Row]]:
         pool, connection = self._pool or self._database.pool, None
@@ -174,11 +185,12 @@ class SyncDriver:
 class AsyncDriver:
     """Runs protocols for `async def` code, on the running loop."""
 
-    __slots__ = ("_database", "_stopping", "_unit")
+    __slots__ = ("_database", "_rides", "_stopping", "_unit")
 
-    def __init__(self, database: Database, stopping: threading.Event | None = None) -> None:
+    def __init__(self, database: Database, stopping: threading.Event | None = None, rides: bool = True) -> None:
         self._database = database
         self._stopping = stopping
+        self._rides = rides
         self._unit: AsyncUnit | None = None
 
     async def run(self, flow: Flow[R]) -> R:
@@ -222,7 +234,13 @@ class AsyncDriver:
             self._database.seam.reached(f"{when} {what}", connection)
 
     async def _query(self, effect: Query) -> list[Row]:
+        if self._rides and rides(effect):
+            return await _async_riders(self._database).ride(effect)
         return (await self._flight(Flight((effect,))))[0]
+
+    async def flush(self, items: Sequence[Query]) -> list[Answer]:
+        """One commit for what several have gathered."""
+        return await self.run(together(items))
 
     async def _flight(self, effect: Flight) -> list[list[Row]]:
         pool, connection = await self._database.async_pool(), None
@@ -312,6 +330,22 @@ class AsyncDriver:
                 await asyncio.sleep(min(left_s, STOP_LOOK_S))
                 return
             await asyncio.sleep(left_s if self._stopping is None else min(left_s, STOP_LOOK_S))
+
+
+def _riders(database: Database) -> Riders:
+    """Where the threads of this process share their commits."""
+    if database.riders is None:
+        database.riders = Riders(SyncDriver(database, rides=False).flush)
+    return database.riders
+
+
+def _async_riders(database: Database) -> AsyncRiders:
+    """The same for the tasks of the running loop."""
+    loop = asyncio.get_running_loop()
+    found = database.async_riders.get(loop)
+    if found is None:
+        found = database.async_riders[loop] = AsyncRiders(AsyncDriver(database, rides=False).flush)
+    return found
 
 
 def _inside(unit: SyncUnit, function: Callable[[], Any]) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -23,6 +24,26 @@ from dbdurable.errors import (
     WorkflowCancelled,
 )
 from dbdurable.types import Status
+
+_JSON_NAMES = (
+    "name", "input", "key", "queue", "id", "priority", "delay", "at", "expires", "partition", "timeout", "attributes",
+    "max_attempts", "parent_id", "registered", "known_queue", "cost", "key_reuse",
+)  # fmt: skip
+"""The parameters of START, as the SQL function start_many names them."""
+
+
+def starts_json(starts: Sequence[tuple[Any, ...]]) -> str:
+    """Many starts, each as the parameters of START, for START_MANY; inputs go in as the texts that they are."""
+    return "[" + ",".join(_start_json(params) for params in starts) + "]"
+
+
+def _start_json(params: tuple[Any, ...]) -> str:
+    fields = dict(zip(_JSON_NAMES, params, strict=True))
+    input, attributes = fields.pop("input"), fields.pop("attributes")
+    text = json.dumps({name: value for name, value in fields.items() if value is not None}, default=str)
+    more = "" if attributes is None else f',"attributes":{attributes}'
+    return f'{text[:-1]},"input":{input}{more}}}'
+
 
 RESENDS_MAX = 5
 """How often a client sends an idempotent statement again after a lost connection."""

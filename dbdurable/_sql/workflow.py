@@ -96,6 +96,37 @@ FINISH: Final = Statement(
     """,
 )
 
+FINISH_MANY: Final = Statement(
+    "finish_many",
+    # Of several workflows that hold nothing of a limit. Rows that somebody holds are left out: they are
+    # finished alone, where waiting keeps nobody else.
+    """
+    with k as materialized (
+        select w.id, x.status, x.output, x.error, x.reason
+          from unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[])
+               as x(id, executor_id, epoch, status, output, error, reason)
+          join {schema}.workflow w on w.id = x.id and w.executor_id = x.executor_id and w.epoch = x.epoch
+                                  and w.status = 'running'
+           for no key update of w skip locked),
+    u as (
+        update {schema}.workflow w
+           set status = k.status::{schema}.status, slots = null, output = k.output::json, error = k.error::json,
+               finished_at = clock_timestamp()
+          from k where w.id = k.id
+        returning w.id),
+    a as (
+        insert into {schema}.attention (workflow_id, status, reason)
+        select k.id, 'failed', k.reason from k where k.status = 'failed'
+        on conflict (workflow_id) do update set status = excluded.status, reason = excluded.reason,
+            since = clock_timestamp()),
+    d as (delete from {schema}.wait t using k where t.workflow_id = k.id)
+    select id from u
+    """,
+)
+
+RIDE_TIMEOUT: Final = Statement("ride_timeout", "select set_config('lock_timeout', '100ms', true)")
+"""What rides together must not wait for one of them: it is split then."""
+
 BLOCK: Final = Statement(
     "block",
     """

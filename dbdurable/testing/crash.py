@@ -31,6 +31,11 @@ POLLS = frozenset({"outcome", "idle", "clock"})
 """Statements whose number depends on time: waiting for a result is no point of its own."""
 
 
+FLUSH = "ride_timeout"
+"""Part of the names of points of a commit that several workflows share: they have a role of their own, "flush",
+since whose thread it is that writes for the others is left to chance."""
+
+
 class Point(NamedTuple):
     """One place in one run: who reached it, its number among that role's points, and what it is."""
 
@@ -78,7 +83,7 @@ class Faults:
         """Called by the drivers; `dbdurable._io.seam.Seam`."""
         if point.partition(" ")[2] in POLLS:
             return
-        role = role_here()
+        role = "flush" if FLUSH in point else role_here()
         with self._lock:
             self._counts[role] += 1
             here = Point(role, self._counts[role], point)

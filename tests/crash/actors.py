@@ -40,6 +40,7 @@ class Job:
     """How long it waits for a result, and for idle queues."""
     stay: bool = False
     """Keep the executor open after the calls, until killed."""
+    threads: int = 4
     idle: bool = False
     """Wait until the queues are empty before leaving."""
     environment: dict[str, str] = field(default_factory=dict)
@@ -102,7 +103,7 @@ def act(job: Job, pipe: Pipe) -> None:
 
 
 def _call(job: Job, program: Any, pipe: Pipe) -> None:
-    with program.durable.executor(queues=["default", *job.runs, *job.claims], threads=4) as executor:
+    with program.durable.executor(queues=["default", *job.runs, *job.claims], threads=job.threads) as executor:
         for run in job.runs:
             try:
                 said = repr(_run(job, program, run))
@@ -128,7 +129,7 @@ def _options(job: Job, program: Any, run: str) -> dict[str, Any]:
 
 
 async def _call_async(job: Job, program: Any, pipe: Pipe) -> None:
-    async with program.durable.executor(queues=["default", *job.runs, *job.claims], threads=4) as executor:
+    async with program.durable.executor(queues=["default", *job.runs, *job.claims], threads=job.threads) as executor:
         for run in job.runs:
             bound = getattr(program.workflow, "aio", program.workflow).options(**_options(job, program, run))
             args = program.arguments(run)

@@ -1,0 +1,135 @@
+"""Group commit: whoever finds no flush under way leads one, with everything that has gathered; the others wait.
+
+There is no timer: an idle system waits for nothing. A leader writes the batch that holds its own item, then hands
+over to the first that waits, so that nobody works for others for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from typing import Final
+
+from dbdurable._core.control import ConnectionLost
+from dbdurable._protocol.effects import Query, Row
+from dbdurable._protocol.ride import BATCH_MAX, Answer
+
+FLUSHES_MAX: Final = 2
+"""Flushes under way at once: while the server commits one, the next is made ready."""
+
+
+class _Rider:
+    """One item, on its way."""
+
+    __slots__ = ("answer", "batch", "gate", "item")
+
+    def __init__(self, item: Query) -> None:
+        self.item = item
+        self.answer: Answer | None = None
+        self.batch: list[_Rider] = []
+        """What it has to write, itself included, once it is its turn to lead."""
+        self.gate = threading.Lock()  # held until there is an answer or a batch to lead
+        self.gate.acquire()
+
+
+class Riders:
+    """The items of threads. `flush` writes a batch and answers each item."""
+
+    def __init__(self, flush: Callable[[Sequence[Query]], list[Answer]]) -> None:
+        self._flush = flush
+        self._lock = threading.Lock()
+        self._waiting: deque[_Rider] = deque()
+        self._flushes = 0
+
+    def ride(self, item: Query) -> list[Row]:
+        """The rows of the item's statement, once they are committed; or raises what it raised."""
+        rider = _Rider(item)
+        with self._lock:
+            self._waiting.append(rider)
+            if self._flushes < FLUSHES_MAX:
+                self._flushes += 1
+                self._hand_over()
+        try:
+            rider.gate.acquire()
+        except BaseException:  # KeyboardInterrupt: nobody may be left to wait for this thread
+            with self._lock:
+                if rider in self._waiting:
+                    self._waiting.remove(rider)
+            if rider.batch:
+                self._lead(rider.batch)
+            raise
+        if rider.batch:
+            self._lead(rider.batch)
+        answer = rider.answer
+        assert answer is not None
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def _lead(self, batch: list[_Rider]) -> None:
+        answers: list[Answer] = []
+        try:
+            answers = self._flush([rider.item for rider in batch])
+        finally:
+            # Interrupted (KeyboardInterrupt): whether it was committed is not known; each sends its item again.
+            for number, rider in enumerate(batch):
+                rider.answer = answers[number] if answers else _lost()
+            with self._lock:
+                self._hand_over()
+            for rider in batch[1:]:
+                rider.gate.release()
+
+    def _hand_over(self) -> None:
+        """The first that waits writes what has gathered; or there is one flush less."""
+        if not self._waiting:
+            self._flushes -= 1
+            return
+        leader = self._waiting[0]
+        leader.batch = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
+        leader.gate.release()
+
+
+class AsyncRiders:
+    """The same for the tasks of one loop. Flushes are tasks of their own: no caller's cancel reaches them."""
+
+    def __init__(self, flush: Callable[[Sequence[Query]], Awaitable[list[Answer]]]) -> None:
+        self._flush = flush
+        self._waiting: deque[tuple[Query, asyncio.Future[list[Row]]]] = deque()
+        self._flushes: set[asyncio.Task[None]] = set()
+
+    async def ride(self, item: Query) -> list[Row]:
+        """The rows of the item's statement, once they are committed; or raises what it raised."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[Row]] = loop.create_future()
+        self._waiting.append((item, future))
+        if len(self._flushes) < FLUSHES_MAX:
+            # In a context of its own: it is no branch of the workflow that happens to begin it.
+            task = loop.create_task(self._lead(), context=Context())
+            self._flushes.add(task)
+            task.add_done_callback(self._flushes.discard)
+        return await future
+
+    async def _lead(self) -> None:
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
+            answers: list[Answer] = []
+            try:
+                answers = await self._flush([item for item, _ in batch])
+            finally:
+                for number, (_, future) in enumerate(batch):
+                    if not future.done():
+                        _settle(future, answers[number] if answers else _lost())
+
+
+def _lost() -> ConnectionLost:
+    return ConnectionLost("the commit was interrupted")
+
+
+def _settle(future: asyncio.Future[list[Row]], answer: Answer) -> None:
+    if isinstance(answer, BaseException):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)

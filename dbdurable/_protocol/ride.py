@@ -1,0 +1,124 @@
+"""Statements that can ride together: one commit for what several workflows write at the same moment.
+
+Every item is idempotent, so a batch whose answer was lost is simply sent again by those who wait for it. A batch
+that fails is split until the item that is to blame fails alone: its neighbours do not suffer. Nothing with a
+caller's unique key rides, since it may have to wait for somebody else's transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dbdurable._core.control import ConnectionLost
+from dbdurable._protocol.effects import Flow, Query, Row, flight, query
+from dbdurable._protocol.start import starts_json
+from dbdurable._sql.statement import Statement
+from dbdurable._sql.step import APPEND
+from dbdurable._sql.workflow import FINISH, FINISH_MANY, RIDE_TIMEOUT, START, START_MANY
+
+BATCH_MAX: Final = 128
+"""Items of one commit."""
+
+Answer = list[Row] | BaseException
+"""The rows of an item's statement, or what it raised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ride:
+    """How one statement rides with others of its kind."""
+
+    may: Callable[[tuple[Any, ...]], bool]
+    many: Callable[[Sequence[Query]], Query]
+    split: Callable[[Sequence[Query], list[Row]], list[list[Row]]]
+    """The rows of each item; none where it has to be asked alone."""
+
+
+def _start_may(params: tuple[Any, ...]) -> bool:
+    return params[2] is None and params[13] is None  # no key; no parent, whose record goes with it
+
+
+def _start_many(items: Sequence[Query]) -> Query:
+    return Query(START_MANY, (starts_json([item.params for item in items]),))
+
+
+def _start_split(items: Sequence[Query], rows: list[Row]) -> list[list[Row]]:
+    return [[(id,)] for _, id in rows]
+
+
+def _always(params: tuple[Any, ...]) -> bool:
+    return True
+
+
+def _append_many(items: Sequence[Query]) -> Query:
+    """The same statement: its columns are arrays already."""
+    columns = zip(*(item.params[1:] for item in items), strict=True)
+    return Query(APPEND, (items[0].params[0], *([value for cell in column for value in cell] for column in columns)))
+
+
+def _append_split(items: Sequence[Query], rows: list[Row]) -> list[list[Row]]:
+    found = {(row[0], row[1]): row for row in rows}
+    return [[row] if (row := found.get((item.params[1][0], item.params[2][0]))) else [] for item in items]
+
+
+def _finish_may(params: tuple[Any, ...]) -> bool:
+    return params[8] is None  # what gives a limit back waits for that row
+
+
+def _finish_many(items: Sequence[Query]) -> Query:
+    return Query(FINISH_MANY, tuple(list(column) for column in zip(*(item.params[:7] for item in items), strict=True)))
+
+
+def _finish_split(items: Sequence[Query], rows: list[Row]) -> list[list[Row]]:
+    found = {row[0] for row in rows}
+    return [[(item.params[0],)] if item.params[0] in found else [] for item in items]
+
+
+RIDES: Final[dict[Statement, Ride]] = {
+    START: Ride(_start_may, _start_many, _start_split),
+    APPEND: Ride(_always, _append_many, _append_split),
+    FINISH: Ride(_finish_may, _finish_many, _finish_split),
+}
+"""In the order in which a batch writes them."""
+
+
+def rides(item: Query) -> bool:
+    """Whether it may share its commit with others."""
+    ride = RIDES.get(item.statement)
+    return ride is not None and ride.may(item.params)
+
+
+def together(items: Sequence[Query]) -> Flow[list[Answer]]:
+    """One commit for all of them, where that goes; the answer to each."""
+    if len(items) == 1:
+        return [(yield from _alone(items[0]))]
+    groups = [(ride, places) for statement, ride in RIDES.items() if (places := _places(items, statement))]
+    try:
+        _, *found = yield from flight(
+            Query(RIDE_TIMEOUT, ()), *(ride.many([items[n] for n in places]) for ride, places in groups)
+        )
+    except ConnectionLost as lost:
+        return [ConnectionLost(str(lost), lost.backend) for _ in items]
+    except Exception:
+        half = len(items) // 2
+        first = yield from together(items[:half])
+        return first + (yield from together(items[half:]))
+    answers: list[Answer] = [[]] * len(items)
+    for (ride, places), rows in zip(groups, found, strict=True):
+        for place, answer in zip(places, ride.split([items[n] for n in places], rows), strict=True):
+            answers[place] = answer
+            if not answer and items[place].statement is FINISH:
+                answers[place] = yield from _alone(items[place])  # its row was locked: alone it may wait
+    return answers
+
+
+def _places(items: Sequence[Query], statement: Statement) -> list[int]:
+    return [place for place, item in enumerate(items) if item.statement is statement]
+
+
+def _alone(item: Query) -> Flow[Answer]:
+    try:
+        return (yield from query(item.statement, *item.params))
+    except Exception as error:
+        return error

@@ -1,0 +1,186 @@
+"""Commits that several workflows share: killed, cut and poisoned, no neighbour suffers and nothing is done twice."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from dbdurable import Durable
+from dbdurable._io.drive import SyncDriver, _riders
+from dbdurable._protocol.effects import Query
+from dbdurable._protocol.ride import RIDES, rides
+from dbdurable._protocol.start import Start
+from dbdurable._sql.workflow import FINISH, START
+from dbdurable.errors import UnknownQueue
+from tests.crash.actors import Job, run
+from tests.crash.oracle import check_house
+from tests.crash.programs import durable, mixed
+from tests.support.wait import wait_until
+
+Connection = psycopg.Connection[Any]
+WORKFLOWS = 48
+
+
+@pytest.mark.parametrize("action", ["kill", "cut"])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 9, 16])
+def test_at_a_point_of_a_shared_commit(number: int, action: str, database_url: str, prepared: Connection) -> None:
+    run(Job(database_url, "steps"))  # the names are known from now on
+    names = [f"load-{n}" for n in range(WORKFLOWS)]
+    durable.configure(url=database_url, migrate=False)
+    prepared.execute("select dbdurable.declare_queue('load', null)")
+    for name in names:
+        mixed.options(key=name, queue="load").start(name)
+    durable.close()
+
+    report = run(Job(database_url, "mixed", claims=("load",), threads=16, fault=("flush", number, action), idle=True))
+    assert report.fired is not None, "void: the fault was not injected"
+    assert "ride_timeout" in report.fired.name
+    prepared.execute("update dbdurable.executor set expires_at = '-infinity'")
+    run(Job(database_url, "mixed", claims=("load",), idle=True))
+
+    check_house(prepared)
+    of = prepared.execute
+    assert of("select run from effect where run like 'load-%' group by run having count(*) <> 2").fetchall() == []
+    assert of("select run, what from outside group by 1, 2 having count(distinct key) <> 1").fetchall() == []
+    assert of("select status::text, count(*) from dbdurable.workflow where queue = 'load' group by 1").fetchall() == [
+        ("succeeded", WORKFLOWS)
+    ]
+
+
+class Dam:
+    """A seam that holds the first flush of one item until others have gathered behind it."""
+
+    def __init__(self) -> None:
+        self.held, self.open, self.points = threading.Event(), threading.Event(), list[str]()
+
+    def reached(self, point: str, connection: Any) -> None:
+        if not point.startswith("before"):
+            return
+        self.points.append(point)
+        if len(self.points) <= 2:  # both flushes that may be under way at once
+            if len(self.points) == 2:
+                self.held.set()
+            assert self.open.wait(20)
+
+
+def gather(application: Durable, items: Sequence[Query]) -> tuple[list[Any], list[str]]:
+    """What came of the items when all but the first two ride together, and the points of the flushes."""
+    database = application._runtime.database
+    database.prepare()
+    dam, riders, answers = Dam(), _riders(database), [None] * len(items)
+    database.seam = dam
+
+    def ride(place: int) -> None:
+        try:
+            answers[place] = SyncDriver(database).run(one(items[place]))  # type: ignore[call-overload]
+        except Exception as error:
+            answers[place] = error  # type: ignore[call-overload]
+
+    threads = [threading.Thread(target=ride, args=(place,)) for place in range(len(items))]
+    for thread in threads[:2]:
+        thread.start()
+    assert dam.held.wait(20)
+    for thread in threads[2:]:
+        thread.start()
+    wait_until(lambda: len(riders._waiting) == len(items) - 2)
+    dam.open.set()
+    for thread in threads:
+        thread.join(30)
+    database.seam = None
+    return answers, dam.points
+
+
+def one(item: Query) -> Any:
+    return (yield item)
+
+
+def start_item(name: str = "job", queue: str = "default", known: bool = True) -> Query:
+    return Query(START, Start(uuid4(), name, '{"n": 1}', queue=queue, known_queue=known).params)
+
+
+@pytest.fixture
+def application(database_url: str) -> Any:
+    made = Durable(database_url)
+    yield made
+    made.close()
+
+
+def test_what_has_gathered_is_one_commit(application: Durable, connection: Connection) -> None:
+    items = [start_item() for _ in range(60)]
+    answers, points = gather(application, items)
+    assert [answer[0][0] for answer in answers] == [item.params[4] for item in items]
+    assert points == ["before start", "before start", "before ride_timeout + start_many"]
+    assert connection.execute("select count(distinct xmin::text) from dbdurable.workflow").fetchone() == (3,)
+
+
+def test_one_poisoned_item_among_many_fails_alone(application: Durable, connection: Connection) -> None:
+    items = [start_item() for _ in range(100)]
+    items[50] = start_item(queue="typo", known=False)
+    answers, _ = gather(application, items)
+    assert isinstance(answers.pop(50), UnknownQueue)
+    assert all(isinstance(answer, list) for answer in answers)
+    assert connection.execute("select count(*) from dbdurable.workflow").fetchone() == (99,)
+
+
+def test_a_row_that_a_stranger_holds_delays_no_neighbour(
+    application: Durable, connection: Connection, database_url: str
+) -> None:
+    me, ids = uuid4(), [uuid4() for _ in range(20)]
+    for id in ids:
+        connection.execute(
+            """
+            insert into dbdurable.workflow (id, name, queue, partition, priority, max_attempts, created_at, input,
+                                            status, epoch, executor_id, attempt)
+            values (%s, 'job', 'default', '', 0, 20, now(), '{}', 'running', 1, %s, 1)
+            """,
+            [id, me],
+        )
+    items = [Query(FINISH, (id, me, 1, "succeeded", str(n), None, None, None, None)) for n, id in enumerate(ids)]
+    finished = "select count(*) from dbdurable.workflow where status = 'succeeded'"
+    with psycopg.connect(database_url) as stranger:
+        stranger.execute("select from dbdurable.workflow where id = %s for update", [ids[7]])
+        found: list[Any] = []
+        thread = threading.Thread(target=lambda: found.extend(gather(application, items)))
+        thread.start()
+        wait_until(lambda: connection.execute(finished).fetchone() == (19,))
+        stranger.rollback()
+    thread.join(30)
+    answers, points = found
+    assert answers == [[(id,)] for id in ids]
+    assert points[2:] == ["before ride_timeout + finish_many", "before finish"]
+    assert connection.execute(finished).fetchone() == (20,)
+
+
+def test_an_interrupted_leader_leaves_nobody_waiting(application: Durable, connection: Connection) -> None:
+    database = application._runtime.database
+    database.prepare()
+    riders = _riders(database)
+    flush, interrupted = riders._flush, threading.Event()
+
+    def interrupt(items: Sequence[Query]) -> Any:
+        if not interrupted.is_set():
+            interrupted.set()
+            raise KeyboardInterrupt
+        return flush(items)
+
+    riders._flush = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        riders.ride(start_item())
+    assert riders.ride(start_item())
+    assert riders._flushes == 0
+
+
+def test_nothing_with_a_key_or_a_limit_rides() -> None:
+    start = Start(uuid4(), "job", "{}")
+    assert rides(Query(START, start.params))
+    assert not rides(Query(START, Start(uuid4(), "job", "{}", key="k").params))
+    assert not rides(Query(START, Start(uuid4(), "job", "{}", parent_id=uuid4()).params))
+    finish = (uuid4(), uuid4(), 1, "succeeded", "1", None, None)
+    assert rides(Query(FINISH, (*finish, "default", None)))
+    assert not rides(Query(FINISH, (*finish, "narrow", [""])))
+    assert len(RIDES) == 3
