@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Self, TypedDict, TypeVar, Unpack, overload
@@ -237,7 +238,7 @@ class Client(_Client):
 
     def close(self) -> None:
         """Closes its connections."""
-        self.runtime.database.close()
+        self.runtime.close()
 
     def __enter__(self) -> Self:
         return self
@@ -303,7 +304,7 @@ class AsyncClient(_Client):
     async def aclose(self) -> None:
         """Closes its connections on this loop."""
         await self.runtime.database.aclose()
-        self.runtime.database.close()
+        await asyncio.to_thread(self.runtime.close)
 
     async def __aenter__(self) -> Self:
         return self

@@ -23,7 +23,7 @@ from dbdurable._io.borrow import arun_in, run_in
 from dbdurable._protocol.call import DurableCall
 from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.frame import WorkflowFrame, current
-from dbdurable._protocol.start import start
+from dbdurable._protocol.start import Start, start
 from dbdurable._sql.workflow import START
 from dbdurable.handle import AsyncHandle, Handle
 from dbdurable.types import AsyncTx, Options, SyncTx
@@ -88,7 +88,7 @@ class Function(Face, Generic[P, R_co]):
         else:
             database = self.runtime.database_for_tx()
             id = run_in(tx, database.text(START), this.params, database.schema)[0][0]
-        return cast("Handle[R_co]", self.started(Handle, id, tx))
+        return cast("Handle[R_co]", self.started(Handle, this, id, tx))
 
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
         """The call as a value: arguments and options, not called yet."""
@@ -142,7 +142,8 @@ class AsyncFunction(Face, Generic[P, R_co]):
                 return self._astart_in(tx, args, kwargs)
             frame = current.get()
             if isinstance(frame, WorkflowFrame):
-                return self._astart(*self.start_flow(self.start_of(args, kwargs)))
+                this = self.start_of(args, kwargs)
+                return self._astart(this, *self.start_flow(this))
             return self._astart_outside(args, kwargs)
 
     @property
@@ -162,18 +163,19 @@ class AsyncFunction(Face, Generic[P, R_co]):
         """A copy that carries options; `tx=` starts in the caller's transaction."""
         return cast("AsyncFunction[P, R_co]", self.with_options(AsyncFunction, tx, options))
 
-    async def _astart(self, flow: Flow[UUID], own_async: None, place: DurableCall | None) -> Any:
-        return self.started(AsyncHandle, await self.runtime.adrive(flow, own_async, place), None)
+    async def _astart(self, this: Start, flow: Flow[UUID], own_async: None, place: DurableCall | None) -> Any:
+        return self.started(AsyncHandle, this, await self.runtime.adrive(flow, own_async, place), None)
 
     async def _astart_outside(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         await self.runtime.database.async_pool()  # connects off the loop, before the id is made
-        return await self._astart(start(self.start_of(args, kwargs)), None, None)
+        this = self.start_of(args, kwargs)
+        return await self._astart(this, start(this), None, None)
 
     async def _astart_in(self, tx: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         this = self.start_of(args, kwargs, own_id=False)
         database = await asyncio.to_thread(self.runtime.database_for_tx)
         rows = await arun_in(tx, database.text(START), this.params, database.schema)
-        return self.started(AsyncHandle, rows[0][0], tx)
+        return self.started(AsyncHandle, this, rows[0][0], tx)
 
 
 def _mark_coroutine_function(thing: Any) -> None:

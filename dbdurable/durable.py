@@ -249,7 +249,7 @@ class Durable:
         """Closes its connections; it may be used again."""
         if self._runtime.executor is not None:
             self._runtime.executor.close()
-        self._runtime.database.close()
+        self._runtime.close()
 
 
 def _check_config(changes: dict[str, Any]) -> None:

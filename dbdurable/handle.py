@@ -119,7 +119,11 @@ class _Handle:
 
     def _wait(self, timeout_s: float | None) -> Flow[Any]:
         id = yield from self.known_id()
-        return (yield from result(id, self._codec, timeout_s, boottime, logger.warning))
+        waiter = self.runtime.waiters.begin(id)
+        try:
+            return (yield from result(id, self._codec, timeout_s, boottime, logger.warning, waiter))
+        finally:
+            self.runtime.waiters.leave(id, waiter)
 
     def one(self, statement: Any, *params: Any) -> Flow[Row]:
         """The row of a statement about this workflow."""
@@ -136,7 +140,17 @@ class _Handle:
                 f"the reason of a cancel is a str of at most {limits.message_chars_max} characters without NUL, "
                 f"got {shown(reason)}"
             )
-        return (yield from self.one(sql.CANCEL, reason))
+        row = yield from self.one(sql.CANCEL, reason)
+        if row[0] == Status.QUEUED:  # its body cleans up
+            self.runtime.notifier.requeued()
+        return row
+
+    def resume_flow(self) -> Flow[Row]:
+        """Lets it go on."""
+        row = yield from self.one(sql.RESUME)
+        if row[0] == Status.QUEUED:
+            self.runtime.notifier.requeued()
+        return row
 
     def status_flow(self) -> Flow[Status]:
         """Where it stands."""
@@ -249,7 +263,7 @@ class Handle(_Handle, Generic[R_co]):
     def resume(self) -> None:
         """Lets it go on when it is paused, blocked or failed; what failed last is tried again."""
         check_blocking("handle.resume()", "await handle.aio.resume()")
-        self.runtime.drive(self.one(sql.RESUME))
+        self.runtime.drive(self.resume_flow())
 
 
 class AsyncHandle(_Handle, Generic[R_co]):
@@ -295,4 +309,4 @@ class AsyncHandle(_Handle, Generic[R_co]):
 
     async def resume(self) -> None:
         """Lets it go on when it is paused, blocked or failed; what failed last is tried again."""
-        await self.runtime.adrive(self.one(sql.RESUME))
+        await self.runtime.adrive(self.resume_flow())

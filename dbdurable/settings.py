@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     poll_interval_s_max: float = Field(1.0, ge=0.01, le=600)
     """The longest pause between two looks at the queues where no notification arrives."""
 
+    listen_url: SecretStr | None = None
+    """Where executors listen for wake-ups; None: the database's URL; "never": they only poll."""
+
     code_version: str = ""
     """Names the deployed code, so that a workflow that one version blocked can say which."""
 
@@ -116,6 +119,17 @@ class Settings(BaseSettings):
                 return _libpq_url(secret.get_secret_value(), origin)
         return None
 
+    def listen_url_for(self, database_url: str) -> str | None:
+        """The URL to listen at, for an application whose database is at `database_url`; None: it only polls.
+
+        Raises:
+            BadConfiguration: The URL is not one of PostgreSQL.
+        """
+        if self.listen_url is None:
+            return database_url
+        said = self.listen_url.get_secret_value().strip()
+        return None if said == "never" else _libpq_url(said, "DBDURABLE_LISTEN_URL")
+
 
 def load_settings(url: str | None = None, **overrides: Any) -> Settings:
     """Reads the settings; arguments win over `DBDURABLE_*` variables, those over `.env`.
@@ -138,7 +152,8 @@ def load_settings(url: str | None = None, **overrides: Any) -> Settings:
         raise BadConfiguration(_sentence(error, given)) from None
     except UnicodeDecodeError:
         raise BadConfiguration(f"{env_file} is not UTF-8 text") from None
-    _ = settings.url  # a wrong URL is an error of configuration: say so now, not at the first connection
+    # A wrong URL is an error of configuration: say so now, not at the first connection.
+    _ = settings.url, settings.listen_url_for("")
     return settings
 
 

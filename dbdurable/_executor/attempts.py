@@ -99,6 +99,8 @@ class Attempts:
                 self._running_of[frame.queue or ""] -= 1
             if not self._batch_of:
                 self._empty.notify_all()
+        if ended:
+            self._executor.runtime.waiters.wake(frame.id)
 
     def take_done_batches(self) -> list[int]:
         """Lease rows all of whose workflows have ended here."""

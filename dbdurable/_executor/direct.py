@@ -68,7 +68,11 @@ class Direct:
                 holder, ended = found, True
         finally:
             attempts.remove(frame, claimed=False, ended=ended)
-        return (yield from result(holder, self.definition.result, None, boottime, _silent))
+        waiter = self.executor.runtime.waiters.begin(holder)
+        try:
+            return (yield from result(holder, self.definition.result, None, boottime, _silent, waiter))
+        finally:
+            self.executor.runtime.waiters.leave(holder, waiter)
 
 
 def run_child(executor: Executor, definition: Definition, parent: WorkflowFrame, id: UUID) -> Flow[bool]:

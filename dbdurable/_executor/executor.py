@@ -20,6 +20,7 @@ from dbdurable._executor.attempts import Attempts
 from dbdurable._executor.branches import number_tasks
 from dbdurable._executor.control import Control
 from dbdurable._executor.heartbeat import Heartbeat
+from dbdurable._executor.listen import Listener
 from dbdurable._executor.runtime import boottime, check_blocking, run_in_thread
 from dbdurable._executor.threads import DaemonThreads
 from dbdurable._io.drive import SyncDriver
@@ -143,6 +144,18 @@ class Executor:
         """Something may be claimable now."""
         self.control.hint()
 
+    def offer(self, name: str, queue: str | None) -> bool:
+        """A workflow has been queued: looks at once if it could run here. False: others have to be told of it.
+
+        Nobody is told while all slots are taken: the last claim was full, and there would be no end of telling.
+        """
+        known = self.definitions.get(name)
+        if known is None or (queue or known.queue or "default") not in self.queues:
+            return False
+        if self.attempts.free(known.is_async) > 0:
+            self.hint()
+        return True
+
     # -- inside ----------------------------------------------------------------------------------------
 
     def _begin(self) -> Self:
@@ -174,8 +187,10 @@ class Executor:
         runtime.executor = self
         self.heartbeat = Heartbeat(self)
         self.control = Control(self)
+        self.listener = Listener(self)
         self.heartbeat.start()
         self.control.start()
+        self.listener.start()
         return self
 
     def _take(self, definitions: list[Definition]) -> None:
@@ -262,6 +277,7 @@ class Executor:
         if not self._open:
             return
         limit_s = None if timeout is None else duration_s(timeout, "timeout=")
+        self.listener.stop()
         self.control.stop()
         if not self.attempts.wait_empty(CLOSE_TIMEOUT_S if limit_s is None else limit_s):
             self.lease.closing = True
@@ -275,6 +291,8 @@ class Executor:
         self.lease.lose()
         self._open = False
         self.runtime.executor = None
+        if self.lease.closing:
+            self.runtime.notifier.requeued(*self.queues)
         self.body_threads.shutdown()
         self.step_threads.shutdown()
         self.branch_threads.shutdown()

@@ -154,11 +154,13 @@ class Face:
         """The transaction in which a start takes part: tx=, or that of the transaction around the call."""
         return ambient_tx(self.tx)
 
-    def started(self, face: type[Any], id: UUID, tx: Any) -> Any:
-        """The handle of a start; the local executor looks at once."""
-        executor = self.runtime.executor
-        if executor is not None and tx is None:
-            executor.hint()
+    def started(self, face: type[Any], this: Start, id: UUID, tx: Any) -> Any:
+        """The handle of a start; whoever can run it looks at once, or as soon as `tx` has committed."""
+        if this.delay_s is None and this.at is None:
+            if tx is None:
+                self.runtime.notifier.queued(self.name, this.queue)
+            else:
+                self.runtime.notifier.queued_in_transaction(self.name, id)
         return face(self.runtime, id, self.name, self.definition.result)
 
     def _refuse_tx(self, what: str) -> None:

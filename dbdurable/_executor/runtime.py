@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dbdurable._executor.definition import Definition
 from dbdurable._executor.registry import Registry, in_notebook
+from dbdurable._executor.waiters import Waiters
 from dbdurable._io.connect import resolve_url
 from dbdurable._io.database import Database
 from dbdurable._io.drive import AsyncDriver, SyncDriver
@@ -26,6 +27,7 @@ from dbdurable.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from dbdurable._executor.executor import Executor
+    from dbdurable._executor.notify import Notifier
 
 R = TypeVar("R")
 logger = logging.getLogger("dbdurable")
@@ -58,6 +60,8 @@ class Runtime:
         self._executor_pid = 0
         self._sources: dict[Definition, Source] = {}
         self._lock = threading.Lock()
+        self.waiters = Waiters()
+        self._notifier: Notifier | None = None
 
     # -- configuration ---------------------------------------------------------------------------------
 
@@ -87,11 +91,11 @@ class Runtime:
             if not hasattr(self.configuration, name):
                 raise BadConfiguration(f"configure() has no option {name!r}")
             setattr(self.configuration, name, value)
-        self._settings = None
         self._sources.clear()
         if self._database is not None:
-            self._database.close()
+            self.close()
             self._database = None
+        self._settings = None
 
     def include(self) -> None:
         """Imports the modules that register the application's functions."""
@@ -123,9 +127,25 @@ class Runtime:
         Unless no URL is set: a program that only ever passes `tx=` must not start an embedded server by it.
         """
         database = self.database
-        if self.settings.url is not None and self.settings.embedded != "always":
+        if self.has_url:
             database.prepare()
         return database
+
+    @property
+    def has_url(self) -> bool:
+        """Whether the settings name a database; else its first use starts the embedded server."""
+        return self.settings.url is not None
+
+    @property
+    def notifier(self) -> Notifier:
+        """Tells executors of work that is there."""
+        if self._notifier is None:
+            from dbdurable._executor.notify import Notifier
+
+            with self._lock:
+                if self._notifier is None:
+                    self._notifier = Notifier(self)
+        return self._notifier
 
     def source_for(self, definition: Definition) -> Source:
         """The source that fills a transaction's first parameter."""
@@ -141,6 +161,12 @@ class Runtime:
             f"transaction {definition.name}: no source makes a {getattr(annotation, '__name__', annotation)}; "
             "add one, for example `Durable(sources=[SQLAlchemy(sessionmaker)])` from dbdurable.ext.sqlalchemy"
         )
+
+    def close(self) -> None:
+        """Closes its connections; the next use opens others."""
+        if self._notifier is not None:
+            self._notifier.close()
+        self.database.close()
 
     # -- executor --------------------------------------------------------------------------------------
 

@@ -175,7 +175,9 @@ class SyncDriver:
         return appended(rows)
 
     def _pause(self, effect: Pause) -> None:
-        if self._stopping is None:
+        if effect.waiter is not None:
+            effect.waiter.wait(effect.delay_s)
+        elif self._stopping is None:
             time.sleep(effect.delay_s)
         else:
             if self._stopping.wait(effect.delay_s):
@@ -324,6 +326,9 @@ class AsyncDriver:
         return appended(rows)
 
     async def _pause(self, effect: Pause) -> None:
+        if effect.waiter is not None:
+            await effect.waiter.await_(effect.delay_s)
+            return
         end = time.monotonic() + effect.delay_s
         while (left_s := end - time.monotonic()) > 0:
             if self._stopping is not None and self._stopping.is_set():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 from dbdurable._sql.statement import Statement
@@ -92,11 +92,19 @@ class Appended:
     wrote: bool
 
 
+class Waiting(Protocol):
+    """A wait that somebody in this process may end, in the colour of the driver."""
+
+    def wait(self, timeout_s: float) -> None: ...
+    async def await_(self, timeout_s: float) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Wait; shutdown and loss of the lease end it early."""
+    """Wait; shutdown and loss of the lease end it early, or whoever knows that there is something to see."""
 
     delay_s: float
+    waiter: Waiting | None = None
 
 
 Effect: TypeAlias = Query | Flight | Begin | Call | Commit | Rollback | Append | Pause
@@ -144,6 +152,6 @@ def append(executor_id: UUID, record: StepRecord) -> Flow[Appended]:
     return answer
 
 
-def pause(delay_s: float) -> Flow[None]:
+def pause(delay_s: float, waiter: Waiting | None = None) -> Flow[None]:
     """Waits."""
-    yield Pause(delay_s)
+    yield Pause(delay_s, waiter)

@@ -12,7 +12,7 @@ from uuid import UUID
 from dbdurable._core.codec import ValueCodec
 from dbdurable._core.control import ConnectionLost, Transient
 from dbdurable._core.failure import decode_failure
-from dbdurable._protocol.effects import Flow, Query, Row, pause, query
+from dbdurable._protocol.effects import Flow, Query, Row, Waiting, pause, query
 from dbdurable._sql import workflow as sql
 from dbdurable._sql.statement import Statement
 from dbdurable.errors import (
@@ -187,8 +187,9 @@ def result(
     timeout_s: float | None,
     clock: Callable[[], float],
     warn: Callable[[str], None],
+    waiter: Waiting | None = None,
 ) -> Flow[Any]:
-    """Waits for the outcome: the value, or the error raised again."""
+    """Waits for the outcome: the value, or the error raised again. `waiter` may end the wait for the next look."""
     begun, delay_s, warned = clock(), POLL_S_FIRST, False
     while True:
         rows = yield from resend(sql.OUTCOME, id)
@@ -211,7 +212,7 @@ def result(
         if status == Status.QUEUED and waited_s > CLAIM_WARNING_S and not warned:
             warned = True
             warn(f"workflow {name} {id} has been queued for {waited_s:.0f} s and nobody has claimed it")
-        yield from pause(delay_s if timeout_s is None else min(delay_s, max(0.0, timeout_s - waited_s)))
+        yield from pause(delay_s if timeout_s is None else min(delay_s, max(0.0, timeout_s - waited_s)), waiter)
         delay_s = min(POLL_S_MAX, delay_s * 1.5)
 
 

@@ -52,12 +52,12 @@ Action = Callable[[Point, Any], None]
 
 
 def role_here() -> str:
-    """Who runs on this thread: 'control', 'heartbeat', 'workflow' (an executor's threads) or 'caller'."""
+    """Who runs on this thread: a service ('control', ...), 'workflow' (an executor's threads) or 'caller'."""
     name = threading.current_thread().name
     if not name.startswith("dbdurable"):
         return "caller"
     service = name.removeprefix("dbdurable-")
-    return service if service in ("control", "heartbeat") else "workflow"
+    return service if service in ("control", "heartbeat", "listener", "notifier") else "workflow"
 
 
 class Faults:
