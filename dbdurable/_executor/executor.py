@@ -274,8 +274,8 @@ class Executor:
             self._lifespan.enter_context(manager)
 
     def _end(self, timeout: Duration | None) -> None:
-        if not self._open:
-            return
+        if not self._open or self.runtime.executor is not self:
+            return  # a forked child leaves the block, too: the executor is its parent's
         limit_s = None if timeout is None else duration_s(timeout, "timeout=")
         self.listener.stop()
         self.control.stop()

@@ -37,25 +37,29 @@ class Listener:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._database = executor.runtime.database
-        self._url = executor.runtime.settings.listen_url_for(self._database.url)
         self._channel = channel_of(self._database.schema)
         self._ear = Ear()
         self._proven = False
+        self.listening = False
+        """Whether a notification would be heard now."""
         self._random = random.Random()  # noqa: S311  (spreads reconnects, guards nothing)
         self._thread = threading.Thread(target=self._run, name="dbdurable-listener", daemon=True)
 
     def start(self) -> None:
         """Begins to listen, unless the settings say never."""
-        if self._url is not None:
+        if self._url() is not None:
             self._thread.start()
 
     def stop(self) -> None:
         """Listens no more."""
         self._ear.stop()
-        if self._url is not None:
+        if self._thread.is_alive():
             self._thread.join(5.0)  # a connection that is just being made has 10 s of its own
         if not self._thread.is_alive():
             self._ear.end()
+
+    def _url(self) -> str | None:
+        return self._executor.runtime.settings.listen_url_for(self._database.url)
 
     def _run(self) -> None:
         delay_s = RECONNECT_S_FIRST
@@ -74,19 +78,23 @@ class Listener:
                 logger.log(level, "cannot listen for wake-ups, polling until that works again: %s", error)
             except Exception:
                 logger.exception("listening failed")
+            self.listening = False
             self._ear.close()
             self._ear.pause(delay_s * self._random.uniform(0.5, 1.5))
             delay_s = min(RECONNECT_S_MAX, delay_s * 2)
+        self.listening = False
         self._ear.close()
 
     def _open(self) -> None:
-        assert self._url is not None
-        self._ear.open(self._url, self._channel)
+        url = self._url()
+        assert url is not None
+        self._ear.open(url, self._channel)
         if not self._proven:
             self._proven = self._probe()
         if self._proven:
             self._ear.keep_open()
             self._executor.hint()  # whatever came while nobody listened
+            self.listening = True
 
     def _probe(self) -> bool:
         """Whether a notification, sent over another connection, arrives here."""

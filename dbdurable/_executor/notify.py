@@ -180,11 +180,12 @@ class Notifier:
             while True:
                 now = monotonic()
                 due = [start for start in self._uncommitted if self._closing or start.due <= now]
-                queues = self._queues if self._closing or self._send_at <= now else set[str]()
+                queues = set(self._queues) if self._closing or self._send_at <= now else set[str]()
                 if due or queues:
                     self._uncommitted = [start for start in self._uncommitted if start not in due]
                     if queues:
-                        self._queues, self._send_at = set(), now + INTERVAL_S
+                        self._queues.clear()
+                        self._send_at = now + INTERVAL_S
                     return queues, due
                 ahead = [start.due for start in self._uncommitted] + [self._send_at] * bool(self._queues)
                 if self._closing or not (self._changed.wait(min(ahead, default=now + IDLE_S) - now) or ahead):

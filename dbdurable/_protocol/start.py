@@ -48,8 +48,8 @@ def _start_json(params: tuple[Any, ...]) -> str:
 RESENDS_MAX = 5
 """How often a client sends an idempotent statement again after a lost connection."""
 
-POLL_S_FIRST, POLL_S_MAX = 0.005, 0.25
-"""The first and the longest pause between two looks at a result."""
+POLL_S_FIRST, POLL_S_MAX, POLL_GROWTH = 0.002, 0.25, 1.25
+"""The first and the longest pause between two looks at a result; what comes fast is seen fast."""
 
 CLAIM_WARNING_S = 5.0
 """A result that nobody has begun to work for after this long gets one warning."""
@@ -213,7 +213,7 @@ def result(
             warned = True
             warn(f"workflow {name} {id} has been queued for {waited_s:.0f} s and nobody has claimed it")
         yield from pause(delay_s if timeout_s is None else min(delay_s, max(0.0, timeout_s - waited_s)), waiter)
-        delay_s = min(POLL_S_MAX, delay_s * 1.5)
+        delay_s = min(POLL_S_MAX, delay_s * POLL_GROWTH)
 
 
 FINAL = frozenset({Status.SUCCEEDED.value, Status.FAILED.value, Status.CANCELLED.value})
