@@ -70,6 +70,7 @@ class Listener:
                     break
                 if not self._proven:
                     logger.info("no notification comes through (a pooler in transaction mode?): polling mode")
+                    self._ear.give_up()
                     break
                 delay_s = RECONNECT_S_FIRST
                 self._listen()

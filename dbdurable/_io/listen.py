@@ -42,6 +42,10 @@ class Ear:
         """Asks the server not to end the session for being idle. Only for a session that is known to be ours."""
         self._execute(sql.SQL("set idle_session_timeout = 0"))
 
+    def give_up(self) -> None:
+        """Takes the `listen` back: behind a pooler it may have been given to a session that others use, too."""
+        self._execute(sql.SQL("unlisten *"))
+
     def hear(self, timeout_s: float | None = None) -> list[str]:
         """The payloads that have come; none when stopped or out of time. Raises ConnectionLost."""
         assert self._connection is not None

@@ -94,6 +94,19 @@ def test_a_url_that_does_not_count_is_not_looked_at(monkeypatch: pytest.MonkeyPa
     assert load_settings("postgresql://h/d").url == "postgresql://h/d"
 
 
+def test_where_to_listen(monkeypatch: pytest.MonkeyPatch):
+    assert load_settings().listen_url_for("postgresql://h/d") == "postgresql://h/d"
+    monkeypatch.setenv("DBDURABLE_LISTEN_URL", "postgresql+psycopg://u:p@direct/d")
+    assert load_settings().listen_url_for("postgresql://h/d") == "postgresql://u:p@direct/d"
+    monkeypatch.setenv("DBDURABLE_LISTEN_URL", "never")
+    assert load_settings().listen_url_for("postgresql://h/d") is None
+    for bad in ("mysql://u:s3cr3t@h/d", "sometimes"):
+        monkeypatch.setenv("DBDURABLE_LISTEN_URL", bad)
+        with pytest.raises(BadConfiguration, match=r"^DBDURABLE_LISTEN_URL ") as caught:
+            load_settings()
+        assert "s3cr3t" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
