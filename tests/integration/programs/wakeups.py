@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable
 
 from dbdurable import Client, Durable
@@ -34,9 +35,27 @@ def in_a_child(body: Callable[[], None]) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
+def fork_and_start_child() -> None:
+    handle = double.start(1)
+    assert handle.result(30) == 2
+    print(handle.id, flush=True)
+
+
 def fork_and_start() -> None:
     print(double.start(0).id, flush=True)
-    in_a_child(lambda: print(double.start(1).id, flush=True))
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        """At the moment of the fork some other thread is in the middle of everything."""
+        runtime = durable._runtime
+        with runtime.notifier._changed, runtime.waiters._lock:
+            held.set()
+            over.wait()
+
+    threading.Thread(target=hold).start()
+    held.wait()
+    in_a_child(fork_and_start_child)
+    over.set()
     print(double.start(2).id, flush=True)
 
 
