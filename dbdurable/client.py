@@ -93,7 +93,13 @@ class _Client:
 
     def started_many(self, face: type[Any], plan: list[tuple[Any, Start]], rows: list[Row], tx: Any) -> list[Any]:
         """A handle for each, in order."""
-        return [function.started(face, id, tx) for (function, _), (_, id) in zip(plan, rows, strict=True)]
+        handles, told = [], set()
+        for (function, this), (_, id) in zip(plan, rows, strict=True):
+            if (this.name, this.queue) not in told:
+                told.add((this.name, this.queue))
+                function.tell(this, id, tx)
+            handles.append(face(function.runtime, id, function.name, function.definition.result))
+        return handles
 
     def queues_flow(self) -> Flow[list[QueueInfo]]:
         """All queues."""
@@ -106,6 +112,7 @@ class _Client:
             raise BadArgument('set_queue() was given nothing to change: client.set_queue("orders", concurrency=5)')
         settings = json.dumps(queue_settings(limits))
         yield from resend(queue_sql.SET_QUEUE, _queue_name(queue), settings)
+        self.runtime.notifier.requeued(_queue_name(queue))  # there may be room now
 
     def pause_queue_flow(self, queue: str | Queue) -> Flow[None]:
         """Stops claims of a queue."""
@@ -114,6 +121,7 @@ class _Client:
     def resume_queue_flow(self, queue: str | Queue) -> Flow[None]:
         """Lets them go on."""
         yield from resend(queue_sql.RESUME_QUEUE, _queue_name(queue))
+        self.runtime.notifier.requeued(_queue_name(queue))
 
 
 def _queue_name(queue: str | Queue) -> str:

@@ -61,6 +61,11 @@ class Attempts:
         with self._lock:
             return limit - self._running[is_async]
 
+    def any_full(self) -> bool:
+        """Whether all slots of a colour are taken: then a look could not ask for more of it."""
+        slots = (False, self._executor.threads), (True, self._executor.tasks)
+        return any(limit > 0 >= self.free(is_async) for is_async, limit in slots)
+
     def any_free(self) -> bool:
         """Whether a workflow of either colour may be claimed."""
         return self.free(False) > 0 or self.free(True) > 0

@@ -80,7 +80,7 @@ class Control:
             self._wake.clear()
             try:
                 taken = self.look()
-                self._hungry = taken.more
+                self._hungry = taken.more or self._executor.attempts.any_full()
                 delay_s = POLL_S_FIRST if taken.count else min(self._poll_s_max, max(POLL_S_FIRST, delay_s * 1.5))
             except (ConnectionLost, Transient, DatabaseUnavailable) as error:
                 logger.warning("the database is away: %s", error)

@@ -152,8 +152,7 @@ class Executor:
         known = self.definitions.get(name)
         if known is None or (queue or known.queue or "default") not in self.queues:
             return False
-        if self.attempts.free(known.is_async) > 0:
-            self.hint()
+        self.hint()  # without a free slot the look costs nothing, and makes the next one that is freed look again
         return True
 
     # -- inside ----------------------------------------------------------------------------------------

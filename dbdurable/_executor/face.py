@@ -155,13 +155,17 @@ class Face:
         return ambient_tx(self.tx)
 
     def started(self, face: type[Any], this: Start, id: UUID, tx: Any) -> Any:
-        """The handle of a start; whoever can run it looks at once, or as soon as `tx` has committed."""
+        """The handle of a start, of which those who can run it are told."""
+        self.tell(this, id, tx)
+        return face(self.runtime, id, self.name, self.definition.result)
+
+    def tell(self, this: Start, id: UUID, tx: Any) -> None:
+        """Whoever can run it looks at once, or as soon as `tx` has committed."""
         if this.delay_s is None and this.at is None:
             if tx is None:
                 self.runtime.notifier.queued(self.name, this.queue)
             else:
                 self.runtime.notifier.queued_in_transaction(self.name, id)
-        return face(self.runtime, id, self.name, self.definition.result)
 
     def _refuse_tx(self, what: str) -> None:
         if self.tx is not None:
