@@ -86,6 +86,7 @@ def prepared(connection: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """The services' own statements stay away while something is counted."""
+    monkeypatch.setenv("DBDURABLE_LISTEN_URL", "never")
     monkeypatch.setenv("DBDURABLE_LEASE_TTL_S", "3600")
     monkeypatch.setenv("DBDURABLE_BEAT_INTERVAL_S", "600")
     monkeypatch.setenv("DBDURABLE_POLL_INTERVAL_S_MAX", "600")
