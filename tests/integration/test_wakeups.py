@@ -59,10 +59,10 @@ class Raw:
     def heard(self) -> list[psycopg.Notify]:
         """All since the last time. They come in the order of commits: those before our own mark are all there were."""
         self._connection.execute("notify mark")
-        wait_until(lambda: self._connection.execute("select 1") and self._heard[-1:])
-        wait_until(lambda: self._connection.execute("select 1") and self._heard[-1].channel == "mark")
-        found = [n for n in self._heard if n.channel != "mark" and not n.payload.startswith("probe")]
-        self._heard.clear()
+        wait_until(lambda: self._connection.execute("select 1") and any(n.channel == "mark" for n in self._heard))
+        end = next(place for place, notify in enumerate(self._heard) if notify.channel == "mark")
+        found = [notify for notify in self._heard[:end] if not notify.payload.startswith("probe")]
+        del self._heard[: end + 1]
         return found
 
     def payloads(self) -> list[str]:
@@ -188,8 +188,9 @@ def test_async_starts_notify(application: Application, starter: Application) -> 
 
 
 def test_a_client_that_does_not_know_the_queue_wakes_all(application: Application, raw: Raw, database_url: str) -> None:
-    with application.by_hints_only(), Client(database_url) as client:
-        assert client.workflow("double", returns=int).start(n=21).result(LIMIT_S) == 42
+    with application.by_hints_only():
+        with Client(database_url) as client:
+            assert client.workflow("double", returns=int).start(n=21).result(LIMIT_S) == 42
         assert raw.payloads() == ["*"]
 
 
