@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     listen_url: SecretStr | None = None
     """Where executors listen for wake-ups; None: the database's URL; "never": they only poll."""
 
+    prepare: Literal["auto", "never", "always"] = "auto"
+    """Prepared statements: where no pooler stands between, never, or always (PgBouncer's max_prepared_statements)."""
+
     code_version: str = ""
     """Names the deployed code, so that a workflow that one version blocked can say which."""
 

@@ -10,7 +10,7 @@ POSIX only. `start_default()` is what `Durable()` calls; `EmbeddedServer` is for
 from __future__ import annotations
 
 from dbdurable._embedded.binaries import find_binaries
-from dbdurable._embedded.default import default_location, start_default
+from dbdurable._embedded.default import default_location, start_again, start_default
 from dbdurable._embedded.server import EmbeddedServer
 
-__all__ = ["EmbeddedServer", "default_location", "find_binaries", "start_default"]
+__all__ = ["EmbeddedServer", "default_location", "find_binaries", "start_again", "start_default"]

@@ -13,7 +13,7 @@ from dbdurable._embedded.account import server_account
 from dbdurable._embedded.binaries import find_binaries, major_version
 from dbdurable._embedded.server import EmbeddedServer
 
-__all__ = ["default_location", "start_default"]
+__all__ = ["default_location", "start_again", "start_default"]
 
 ROOT_STATE = Path("/var/lib/dbdurable")
 PROJECT_MARKS = ("pyproject.toml", ".git")
@@ -71,6 +71,12 @@ def start_default() -> EmbeddedServer:
         )
         _servers[data] = server
         return server
+
+
+def start_again(server: EmbeddedServer) -> EmbeddedServer:
+    """Return the server that `start_default` gave, started anew if it has died. Safe to call from any thread."""
+    with _servers_lock:
+        return server.start()
 
 
 def _keep_out_of_git(directory: Path) -> None:

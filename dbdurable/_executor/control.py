@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from dbdurable._core.control import ConnectionLost, Transient
 from dbdurable._executor.claims import Claims, Taken
-from dbdurable._executor.heartbeat import OwnConnection
 from dbdurable._executor.runtime import boottime
 from dbdurable._executor.upkeep import Upkeep
 from dbdurable._io.drive import SyncDriver
@@ -38,7 +37,7 @@ class Control:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._database = executor.runtime.database
-        self._connection = OwnConnection(self._database.url)
+        self._connection = self._database.own_connection()
         self._driver = SyncDriver(self._database, pool=self._connection)
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -46,7 +45,7 @@ class Control:
         self._poll_s_max = executor.runtime.settings.poll_interval_s_max
         self._random = random.Random()  # noqa: S311  (spreads polls, guards nothing)
         self._claims = Claims(executor, self._driver)
-        self._upkeep = Upkeep(self._driver, self._stopping.is_set)
+        self._upkeep = Upkeep(self._driver, self._connection, executor.lease.ttl_s, self._stopping.is_set)
         self._upkeep_at = 0.0
         self._thread = threading.Thread(target=self._run, name="dbdurable-control", daemon=True)
 

@@ -6,16 +6,13 @@ It has a thread and a connection of its own, so that neither user code nor a bus
 from __future__ import annotations
 
 import logging
+import random
 import threading
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import psycopg
-
 from dbdurable._core.control import ConnectionLost, Transient
 from dbdurable._executor.runtime import boottime
-from dbdurable._io.connect import connect
 from dbdurable._io.drive import SyncDriver
 from dbdurable._protocol.effects import Query, flight, query
 from dbdurable._sql import executor as sql
@@ -27,42 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dbdurable")
 
-SERVICE_TRANSACTION_MS_MAX = 10_000
-"""Longest transaction of a service's own connection; each takes a few milliseconds."""
-
-
-class OwnConnection:
-    """One connection in the shape of a pool: made at first use, and again after it broke."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._connection: psycopg.Connection[Any] | None = None
-        self.generation = 0
-
-    def getconn(self) -> psycopg.Connection[Any]:
-        """The connection, open."""
-        if self._connection is None or self._connection.closed:
-            self._connection = connect(self._url)
-            _limit_transactions(self._connection)
-            self.generation += 1
-        return self._connection
-
-    def putconn(self, connection: Any) -> None:
-        """Keeps it for the next use."""
-
-    def close(self) -> None:
-        """Closes it."""
-        if self._connection is not None:
-            self._connection.close()
-
-
-def _limit_transactions(connection: psycopg.Connection[Any]) -> None:
-    """A process that is frozen in the middle of a flight would keep its locks on tickets, or on its own row.
-
-    PostgreSQL before 17 cannot end such a transaction; there it lasts until the process or its host is gone.
-    """
-    with suppress(psycopg.errors.UndefinedObject):
-        connection.execute(f"set transaction_timeout = {SERVICE_TRANSACTION_MS_MAX}")
+LOOK_S = 0.25
+"""How often it looks between two beats whether its session has ended: peers take that for the process's end."""
 
 
 class Heartbeat:
@@ -72,7 +35,11 @@ class Heartbeat:
         self._executor = executor
         self._settings = executor.runtime.settings
         self._stop = threading.Event()
-        self._connection = OwnConnection(executor.runtime.database.url)
+        # A silent line has to be given up while there is time left to beat over another one.
+        patience_s = max(2, round(executor.lease.ttl_s / 5))
+        self._connection = executor.runtime.database.own_connection(
+            connect_timeout=patience_s, tcp_user_timeout=patience_s * 1000
+        )
         self._driver = SyncDriver(executor.runtime.database, pool=self._connection)
         self._session_of = (UUID(int=0), -1)
         self._unknown: set[UUID] = set()
@@ -95,13 +62,24 @@ class Heartbeat:
                 logger.warning("heartbeat: the database is away: %s", error)
             except Exception:
                 logger.exception("heartbeat failed")
-            if self._stop.wait(self._settings.beat_interval_s):
+            if self._rest():
                 break
         try:
             self._say_goodbye()
         except Exception as error:
             logger.warning("could not unregister: %s; the lease will run out by itself", error)
         self._connection.close()
+
+    def _rest(self) -> bool:
+        """Until the next beat is due, which is soon when the session has ended; whether the life is over."""
+        left_s = self._settings.beat_interval_s
+        while left_s > 0 and not self._stop.is_set():
+            if self._connection.lost:
+                left_s = min(left_s, LOOK_S * random.random())  # noqa: S311  (others have lost theirs at the same moment)
+                return self._stop.wait(left_s)
+            self._stop.wait(min(left_s, LOOK_S))
+            left_s -= LOOK_S
+        return self._stop.is_set()
 
     def beat(self) -> None:
         """One beat. A refused one means that this identity is over."""
@@ -131,8 +109,8 @@ class Heartbeat:
         lease = self._executor.lease
         session = (lease.executor_id, self._connection.generation)
         if session != self._session_of:
-            pid = self._connection.getconn().info.backend_pid
-            self._driver.run(query(sql.SESSION, lease.executor_id, pid))
+            if (backend := self._connection.getconn().backend) is not None:  # behind a pooler it would be a stranger
+                self._driver.run(query(sql.SESSION, lease.executor_id, backend[0]))
             self._session_of = session
 
     def _reconcile(self, held: list[tuple[Any, ...]]) -> None:

@@ -16,7 +16,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from dbdurable._executor.heartbeat import OwnConnection
 from dbdurable._io.drive import SyncDriver
 from dbdurable._io.listen import channel_of
 from dbdurable._protocol.effects import query
@@ -158,7 +157,7 @@ class Notifier:
 
     def _run(self) -> None:
         database, failing = self._runtime.database, False
-        channel, connection = channel_of(database.schema), OwnConnection(database.url)
+        channel, connection = channel_of(database.schema), database.own_connection()
         driver = SyncDriver(database, pool=connection)
         while (work := self._next()) is not None:
             queues, uncommitted = work

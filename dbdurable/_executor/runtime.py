@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from dbdurable._executor.definition import Definition
 from dbdurable._executor.registry import Registry, in_notebook
 from dbdurable._executor.waiters import Waiters
-from dbdurable._io.connect import resolve_url
+from dbdurable._io.connect import Whereabouts
 from dbdurable._io.database import Database
 from dbdurable._io.drive import AsyncDriver, SyncDriver
 from dbdurable._io.source import PsycopgSource, Source
@@ -117,7 +117,10 @@ class Runtime:
                 if self._database is None:
                     settings = self.settings
                     self._database = Database(
-                        lambda: resolve_url(settings), settings.schema_name, auto_migrate=settings.migrate
+                        Whereabouts(settings),
+                        settings.schema_name,
+                        auto_migrate=settings.migrate,
+                        prepare=settings.prepare,
                     )
         return self._database
 

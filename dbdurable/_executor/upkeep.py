@@ -8,6 +8,7 @@ from typing import Any
 
 from dbdurable._executor.runtime import boottime
 from dbdurable._io.drive import SyncDriver
+from dbdurable._io.pool import OwnConnection
 from dbdurable._protocol.effects import Query, Row, query
 from dbdurable._sql import executor as sql
 
@@ -20,9 +21,15 @@ FORGET_KEYS_EVERY = 30
 class Upkeep:
     """Rides with a look at the queues. Replicas share the work: they skip the rows that others hold."""
 
-    def __init__(self, driver: SyncDriver, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self, driver: SyncDriver, connection: OwnConnection, ttl_s: float, stopping: Callable[[], bool]
+    ) -> None:
         self._driver = driver
+        self._connection = connection
+        self._ttl_s = ttl_s
         self._stopping = stopping
+        self._sure_from = (1, 0.0)
+        """Under which session of its own, and since when, the end of others' says something."""
         self._seen: dict[tuple[Any, ...], float] = {}
         self._rounds = 0
 
@@ -73,7 +80,13 @@ class Upkeep:
 
     def _declare_seen(self, suspects: list[Row]) -> list[Row]:
         """A session that was seen ended twice, a second apart, was its executor's end."""
-        now = boottime()
+        now, generation = boottime(), self._connection.generation
+        if self._sure_from[0] != generation:
+            # What ended this session may have ended all of them. Who has died meanwhile does not beat any more.
+            self._sure_from = (generation, now + self._ttl_s)
+        if now < self._sure_from[1]:
+            self._seen.clear()
+            return []
         self._seen = {tuple(s): self._seen.get(tuple(s), now) for s in suspects}
         sure = [s for s, first in self._seen.items() if now - first >= SIGHTINGS_APART_S]
         if not sure:

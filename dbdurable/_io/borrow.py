@@ -11,6 +11,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from dbdurable._core.control import ConnectionLost, Fault
+from dbdurable._io.connect import READ_ONLY
 from dbdurable._io.faults import meaning
 from dbdurable.errors import BadArgument, DatabaseUnavailable, NotInTransaction, WrongColour
 
@@ -52,6 +53,8 @@ async def arun_in(tx: Any, text: str, params: tuple[Any, ...], schema: str) -> l
 
 def _raise_meaning(error: psycopg.Error, connection: Any, schema: str) -> NoReturn:
     """In the caller's transaction, what is transient is the caller's to handle, as with statements of its own."""
+    if error.sqlstate == "25006":
+        raise DatabaseUnavailable(READ_ONLY) from error  # theirs: not ours to close
     found = meaning(error, connection, schema)
     if isinstance(found, ConnectionLost):
         raise DatabaseUnavailable(f"the connection that tx= was given is closed or broken: {error}") from error

@@ -6,7 +6,9 @@ own error carries it in `error.pgconn`, which is why mapped errors are raised `f
 
 from __future__ import annotations
 
+import os
 import re
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
@@ -16,10 +18,13 @@ from psycopg.conninfo import conninfo_to_dict
 from dbdurable.errors import BadConfiguration, DatabaseUnavailable, DurableError
 
 if TYPE_CHECKING:
+    from dbdurable._embedded import EmbeddedServer
     from dbdurable.settings import Settings
 
 __all__ = [
     "CONNECT_KWARGS",
+    "READ_ONLY",
+    "Whereabouts",
     "async_session_setup",
     "connect",
     "connect_kwargs",
@@ -40,9 +45,13 @@ CONNECT_KWARGS: Final[dict[str, Any]] = {
     "tcp_user_timeout": 15_000,
 }
 
-# The server looks for a vanished client while it runs a statement or waits for a lock: a killed executor's
-# locks are free at once. A plain `set`, because PgBouncer refuses start-up options.
-_SESSION_SETUP: Final = "set client_connection_check_interval = '500ms'"
+# One look at a new session, in one round trip: is the process that answers the one that took the connection? It is
+# not behind a pooler. There a `set` would reach other clients, too; elsewhere the server is asked to look for a
+# vanished client while it runs a statement or waits for a lock: a killed executor's locks are free at once.
+_LOOK: Final = "select pid, backend_start from pg_stat_get_activity(pg_backend_pid()) where pid = %s"
+_LOOK_AND_SET: Final = _LOOK.replace(
+    " from ", ", set_config('client_connection_check_interval', '500ms', false) from ", 1
+)
 # Not Linux, or a proxy that keeps settings to itself: slower recovery, no reason to fail.
 _UNSUPPORTED: Final = (
     psycopg.errors.InvalidParameterValue,
@@ -50,6 +59,11 @@ _UNSUPPORTED: Final = (
     psycopg.errors.FeatureNotSupported,
     psycopg.errors.InsufficientPrivilege,
 )
+
+Backend = tuple[int, datetime]
+"""A server process and its start."""
+
+READ_ONLY: Final = "the database is read-only (a standby, or default_transaction_read_only); use the primary's URL"
 
 
 def resolve_url(settings: Settings) -> str:
@@ -70,10 +84,36 @@ def resolve_url(settings: Settings) -> str:
     return start_default().url
 
 
+class Whereabouts:
+    """Where to connect, asked before each connection: an embedded server that has died is started again by it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._server: EmbeddedServer | None = None
+        self._pid = 0
+
+    def __call__(self) -> str:
+        if self._settings.url is not None or self._settings.embedded == "never":
+            return resolve_url(self._settings)
+        from dbdurable._embedded import start_again, start_default
+
+        if self._server is None or self._pid != os.getpid():
+            self._server, self._pid = start_default(), os.getpid()
+            return self._server.url
+        return start_again(self._server).url  # the same one, whatever the current directory is by now
+
+
 def connect_kwargs(url: str) -> dict[str, Any]:
-    """`CONNECT_KWARGS` without what the URL itself says: `?connect_timeout=3` is the user's word."""
+    """`CONNECT_KWARGS` without what the URL itself says: `?connect_timeout=3` is the user's word.
+
+    Of several hosts only the one that takes writes will do: after a failover it is another one.
+    """
     said = _parse(url)
-    return {name: value for name, value in CONNECT_KWARGS.items() if name not in said}
+    wanted = (
+        {**CONNECT_KWARGS, "target_session_attrs": "read-write"} if "," in str(said.get("host")) else CONNECT_KWARGS
+    )
+    # Not for the URL to say: parameters travel as bytes that this package has encoded.
+    return {name: value for name, value in wanted.items() if name not in said} | {"client_encoding": "utf8"}
 
 
 def connect(url: str, **kwargs: Any) -> Connection[Any]:
@@ -96,24 +136,32 @@ def connect(url: str, **kwargs: Any) -> Connection[Any]:
     return connection
 
 
-def session_setup(connection: Connection[Any]) -> None:
-    """Prepares a new session; leaves no transaction open. Pools pass it as `configure=`."""
+def session_setup(connection: Connection[Any]) -> Backend | None:
+    """Prepares a new session, and says which one it is; None behind a pooler. Leaves no transaction open."""
+    pid = (connection.info.backend_pid,)
     try:
-        connection.execute(_SESSION_SETUP)
+        row = connection.execute(_LOOK_AND_SET, pid, prepare=False).fetchone()
     except _UNSUPPORTED:
         connection.rollback()
-    else:
-        connection.commit()
+        row = connection.execute(_LOOK, pid, prepare=False).fetchone()
+    connection.commit()
+    if row is None:
+        connection.prepare_threshold = None  # psycopg's own would be looked for in another session
+    return row and (row[0], row[1])
 
 
-async def async_session_setup(connection: AsyncConnection[Any]) -> None:
+async def async_session_setup(connection: AsyncConnection[Any]) -> Backend | None:
     """`session_setup` for an asynchronous connection."""
+    pid = (connection.info.backend_pid,)
     try:
-        await connection.execute(_SESSION_SETUP)
+        row = await (await connection.execute(_LOOK_AND_SET, pid, prepare=False)).fetchone()
     except _UNSUPPORTED:
         await connection.rollback()
-    else:
-        await connection.commit()
+        row = await (await connection.execute(_LOOK, pid, prepare=False)).fetchone()
+    await connection.commit()
+    if row is None:
+        connection.prepare_threshold = None
+    return row and (row[0], row[1])
 
 
 # SQLSTATEs, what libpq writes instead (it keeps the SQLSTATE of a refused login to itself), the sentence.
@@ -141,7 +189,7 @@ _CAUSES: Final[tuple[tuple[set[str], str, str], ...]] = (
     (
         {"25006"},
         "read-only transaction",
-        "the database is read-only (a standby, or default_transaction_read_only); use the primary's URL",
+        READ_ONLY,
     ),
     (
         {"57P01", "57P02", "57P03"},

@@ -6,42 +6,62 @@ Opens nothing until first use. A forked child drops what it inherited without to
 from __future__ import annotations
 
 import asyncio
-import atexit
+import hashlib
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeAlias
 
-from psycopg import AsyncConnection, Connection
-from psycopg_pool import AsyncConnectionPool, ConnectionPool
+import psycopg
 
+from dbdurable._core.control import ConnectionLost
 from dbdurable._core.ids import UuidV7
-from dbdurable._io.connect import async_session_setup, connect, connect_kwargs, session_setup
-from dbdurable._io.guard import AsyncStepConnection, StepConnection
+from dbdurable._io.connect import (
+    Backend,
+    async_session_setup,
+    connect,
+    connect_kwargs,
+    connection_error,
+    session_setup,
+)
+from dbdurable._io.door import Door
+from dbdurable._io.guard import AsyncStepConnection, Session, StepConnection
 from dbdurable._io.migrate import check, migrate
+from dbdurable._io.pool import AsyncPool, OwnConnection, Pool, born
 from dbdurable._io.riders import AsyncRiders, Riders
 from dbdurable._io.seam import Seam
+from dbdurable._protocol.effects import Query
 from dbdurable._sql.executor import CLOCK
 from dbdurable._sql.statement import Statement
 
-POOL_TIMEOUT_S = 10.0
-_BACKEND = "select pid, backend_start from pg_stat_get_activity(pg_backend_pid())"
+Prepare: TypeAlias = Literal["auto", "never", "always"]
 
 
 class Database:
-    """Connections to one schema of one database. Thread-safe; survives fork by starting over."""
+    """Connections to one schema of one database. Thread-safe; survives fork by starting over.
+
+    `resolve` says where it is; it is asked before each connection. `prepare` says whether sessions keep prepared
+    statements: "auto" is yes, unless a pooler stands between.
+    """
 
     def __init__(
-        self, resolve: Callable[[], str], schema: str, *, auto_migrate: bool = True, connections_max: int = 24
+        self,
+        resolve: Callable[[], str],
+        schema: str,
+        *,
+        auto_migrate: bool = True,
+        connections_max: int = 24,
+        prepare: Prepare = "auto",
     ) -> None:
         self._resolve = resolve
         self.schema = schema
         self._auto_migrate = auto_migrate
         self.connections_max = connections_max
+        self._prepare = prepare
         self.seam: Seam | None = None
-        self._texts: dict[Statement, str] = {}
+        self._texts: dict[Statement, tuple[str, str]] = {}
         self._reset()
 
     def _reset(self) -> None:
@@ -49,8 +69,9 @@ class Database:
         self._lock = threading.RLock()
         self._url: str | None = None
         self._ready = False
-        self._pool: ConnectionPool[StepConnection] | None = None
-        self._async_pools: dict[asyncio.AbstractEventLoop, AsyncConnectionPool[AsyncStepConnection]] = {}
+        self._door = Door()
+        self._pool: Pool | None = None
+        self._async_pools: dict[asyncio.AbstractEventLoop, AsyncPool] = {}
         self.riders: Riders | None = None
         self.async_riders: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncRiders] = (
             weakref.WeakKeyDictionary()
@@ -75,9 +96,19 @@ class Database:
 
     def text(self, statement: Statement) -> str:
         """The statement for this schema."""
+        return self._rendered(statement)[1]
+
+    def statements(self, queries: Iterable[Query]) -> list[tuple[str, str, tuple[Any, ...]]]:
+        """Name, text and parameters of each, as `flight` sends them."""
+        return [(*self._rendered(query.statement), query.params) for query in queries]
+
+    def _rendered(self, statement: Statement) -> tuple[str, str]:
+        """Its name in a session, and its text. Behind a pooler others may have prepared theirs: a hash tells them."""
         found = self._texts.get(statement)
         if found is None:
-            found = self._texts[statement] = statement.render(self.schema)
+            text = statement.render(self.schema)
+            mark = hashlib.blake2s(text.encode(), digest_size=6).hexdigest()
+            found = self._texts[statement] = (f"{statement.name}_{mark}", text)
         return found
 
     def prepare(self) -> None:
@@ -105,28 +136,17 @@ class Database:
         return self._mint()
 
     @property
-    def pool(self) -> ConnectionPool[StepConnection]:
+    def pool(self) -> Pool:
         """The pool of sync connections."""
         self._own()
         if self._pool is None:
             self.prepare()
             with self._lock:
                 if self._pool is None:
-                    self._pool = ConnectionPool(
-                        self.url,
-                        connection_class=StepConnection,
-                        kwargs={**connect_kwargs(self.url), "autocommit": True},
-                        configure=self._configure,
-                        min_size=0,
-                        max_size=self.connections_max,
-                        timeout=POOL_TIMEOUT_S,
-                        open=True,
-                        name="dbdurable",
-                    )
-                    _open_pools.add(self._pool)
+                    self._pool = Pool(self._open, self._door, self.connections_max)
         return self._pool
 
-    async def async_pool(self) -> AsyncConnectionPool[AsyncStepConnection]:
+    async def async_pool(self) -> AsyncPool:
         """The pool of async connections of the running loop."""
         self._own()
         loop = asyncio.get_running_loop()
@@ -135,38 +155,53 @@ class Database:
             if not self._ready:
                 await asyncio.to_thread(self.prepare)
             self._drop_closed_loops()
-            found = self._async_pools[loop] = AsyncConnectionPool(
-                self.url,
-                connection_class=AsyncStepConnection,
-                kwargs={**connect_kwargs(self.url), "autocommit": True},
-                configure=self._aconfigure,
-                min_size=0,
-                max_size=self.connections_max,
-                timeout=POOL_TIMEOUT_S,
-                open=False,
-                name="dbdurable-async",
-            )
-            await found.open()
+            found = self._async_pools[loop] = AsyncPool(self._aopen, self._door, self.connections_max)
         return found
 
-    def _configure(self, connection: Connection[Any]) -> None:
-        session_setup(connection)
-        if isinstance(connection, StepConnection):
-            connection.seam = self.seam
-            connection.backend = _backend(connection.execute(_BACKEND).fetchone(), connection.info.backend_pid)
+    def own_connection(self, **kwargs: Any) -> OwnConnection:
+        """A connection for one service alone; `kwargs` are psycopg's."""
+        return OwnConnection(lambda: self._open(**kwargs), self._door)
 
-    async def _aconfigure(self, connection: AsyncConnection[Any]) -> None:
-        await async_session_setup(connection)
-        if isinstance(connection, AsyncStepConnection):
-            connection.seam = self.seam
-            cursor = await connection.execute(_BACKEND)
-            connection.backend = _backend(await cursor.fetchone(), connection.info.backend_pid)
+    def _open(self, **kwargs: Any) -> StepConnection:
+        """Knocks once. Raises ConnectionLost with the reason."""
+        url = self._resolve()
+        try:
+            connection = StepConnection.connect(url, autocommit=True, **{**connect_kwargs(url), **kwargs})
+            try:
+                self._introduce(connection, session_setup(connection))
+            except BaseException:
+                connection.pgconn.finish()
+                raise
+        except psycopg.Error as error:
+            raise ConnectionLost(str(connection_error(error, url))) from None
+        return connection
+
+    async def _aopen(self) -> AsyncStepConnection:
+        """The same for `async def`."""
+        url = await asyncio.to_thread(self._resolve)
+        try:
+            connection = await AsyncStepConnection.connect(url, autocommit=True, **connect_kwargs(url))
+            try:
+                self._introduce(connection, await async_session_setup(connection))
+            except BaseException:
+                connection.pgconn.finish()
+                raise
+        except psycopg.Error as error:
+            raise ConnectionLost(str(connection_error(error, url))) from None
+        return connection
+
+    def _introduce(self, session: Session, backend: Backend | None) -> None:
+        """Tells a new session's connection what it is."""
+        session.backend = backend
+        keeps_statements = self._prepare == "always" or (self._prepare == "auto" and backend is not None)
+        session.prepared = set() if keeps_statements else None
+        session.seam = self.seam
+        born(session)
 
     def _drop_closed_loops(self) -> None:
-        """A loop that ended without closing its pool: finish the sockets, nothing can be awaited there."""
+        """A loop that ended without closing its pool: nothing can be awaited there."""
         for loop in [loop for loop in self._async_pools if loop.is_closed()]:
-            for connection in list(self._async_pools.pop(loop)._pool):
-                connection.pgconn.finish()
+            self._async_pools.pop(loop).finish()
 
     def close(self) -> None:
         """Closes the sync pool, and the async pools of loops that have ended."""
@@ -176,7 +211,7 @@ class Database:
             self._ready = False
             self._url = None
         if pool is not None:
-            pool.close()
+            pool.finish()
         self._drop_closed_loops()
 
     async def aclose(self) -> None:
@@ -184,31 +219,11 @@ class Database:
         self._own()
         found = self._async_pools.pop(asyncio.get_running_loop(), None)
         if found is not None:
-            await found.close()
-
-
-def _backend(row: Any, pid: int) -> Any:
-    """The session's identity, unless a pooler stands between: then it says nothing about our connection."""
-    return (row[0], row[1]) if row is not None and row[0] == pid else None
+            found.finish()
 
 
 _inherited: list[Any] = []
-_open_pools: weakref.WeakSet[ConnectionPool[Any]] = weakref.WeakSet()
+"""The pools of the parent stay referenced: their sockets are the parent's, and must not be closed here."""
 
 
-@atexit.register
-def _close_pools() -> None:
-    for pool in list(_open_pools):
-        pool.close(timeout=1.0)
-
-
-def _after_fork() -> None:
-    """The pools of the parent stay referenced and are never closed here: their sockets are the parent's."""
-    _inherited.extend(_open_pools)
-    _open_pools.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-__all__ = ["POOL_TIMEOUT_S", "Database"]
+__all__ = ["Database", "Prepare"]

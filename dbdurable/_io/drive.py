@@ -14,11 +14,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import AsyncRawCursor, RawCursor
-from psycopg.rows import tuple_row
 
 from dbdurable._io.database import Database
-from dbdurable._io.faults import raise_meaning
+from dbdurable._io.faults import drop_read_only, raise_meaning
+from dbdurable._io.flight import fly
 from dbdurable._io.riders import AsyncRiders, Riders
 from dbdurable._io.source import AsyncUnit, SyncUnit
 from dbdurable._io.timeouts import call_within
@@ -105,15 +104,8 @@ class SyncDriver:
         try:
             connection = pool.getconn()
             self._reached("before", point, connection)
-            texts = [(self._database.text(query.statement), query.params) for query in effect.queries]
-            cursors = [RawCursor(connection, row_factory=tuple_row) for _ in texts]
-            if len(texts) == 1:
-                cursors[0].execute(*texts[0], prepare=True)
-            else:
-                with connection.pipeline():
-                    for cursor, (text, params) in zip(cursors, texts, strict=True):
-                        cursor.execute(text, params, prepare=True)
-            answers = [cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else [] for cursor in cursors]
+            with connection.lock:
+                answers = connection.wait(fly(connection, self._database.statements(effect.queries)))
             self._reached("after", point, connection)
             return answers
         except psycopg.Error as error:
@@ -146,6 +138,10 @@ class SyncDriver:
             if unit is not None:
                 unit.connection.pgconn.finish()  # the thread left behind must not reach another transaction
             raise
+        except Exception as error:
+            if unit is not None:
+                drop_read_only(error, unit.connection)
+            raise
         if unit is not None:
             unit.settle()
         self._reached("after call", effect.name, unit and unit.connection)
@@ -157,7 +153,7 @@ class SyncDriver:
         point = " + ".join(record.statement.name for record in effect.records)
         self._reached("before", f"{point} + commit", unit.connection)
         try:
-            unit.commit([(r.statement.name, self._database.text(r.statement), r.params) for r in effect.records])
+            unit.commit(self._database.statements(effect.records))
         except psycopg.Error as error:
             raise_meaning(error, unit.connection, self._database.schema)
         self._unit = None
@@ -250,17 +246,8 @@ class AsyncDriver:
         try:
             connection = await pool.getconn()
             self._reached("before", point, connection)
-            texts = [(self._database.text(query.statement), query.params) for query in effect.queries]
-            cursors = [AsyncRawCursor(connection, row_factory=tuple_row) for _ in texts]
-            if len(texts) == 1:
-                await cursors[0].execute(*texts[0], prepare=True)
-            else:
-                async with connection.pipeline():
-                    for cursor, (text, params) in zip(cursors, texts, strict=True):
-                        await cursor.execute(text, params, prepare=True)
-            answers = [
-                await cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else [] for cursor in cursors
-            ]
+            async with connection.lock:
+                answers = await connection.wait(fly(connection, self._database.statements(effect.queries)))
             self._reached("after", point, connection)
             return answers
         except psycopg.Error as error:
@@ -294,6 +281,10 @@ class AsyncDriver:
             if not limit.expired():
                 raise
             raise StepTimeout(f"step {effect.name} took longer than {effect.timeout_s:g} s") from error
+        except Exception as error:
+            if unit is not None:
+                drop_read_only(error, unit.connection)
+            raise
         finally:
             if unit is not None:
                 unit.leave()
@@ -308,7 +299,7 @@ class AsyncDriver:
         point = " + ".join(record.statement.name for record in effect.records)
         self._reached("before", f"{point} + commit", unit.connection)
         try:
-            await unit.commit([(r.statement.name, self._database.text(r.statement), r.params) for r in effect.records])
+            await unit.commit(self._database.statements(effect.records))
         except psycopg.Error as error:
             raise_meaning(error, unit.connection, self._database.schema)
         self._unit = None

@@ -7,9 +7,10 @@ from typing import Any, NoReturn
 import psycopg
 
 from dbdurable._core.control import ConnectionLost, Duplicate, Fenced, Torn, Transient
+from dbdurable._core.retry import sqlstate
+from dbdurable._io.connect import READ_ONLY
 from dbdurable.errors import (
     BadArgument,
-    DatabaseUnavailable,
     KeyConflict,
     NotInTransaction,
     QueueFull,
@@ -18,7 +19,8 @@ from dbdurable.errors import (
     UnknownWorkflow,
 )
 
-_TRANSIENT = frozenset({"40001", "40P01", "55P03", "26000"})
+_TRANSIENT = frozenset({"40001", "40P01", "55P03", "26000", "42P05"})
+"""The last two: the session does not know a prepared statement, or knew it before; `flight` sends text from then on."""
 _MISSING = frozenset({"3F000", "42P01", "42883", "42703", "42704"})
 
 
@@ -42,8 +44,8 @@ def meaning(error: psycopg.Error, connection: Any, schema: str) -> BaseException
         return Transient(text)
     if state == "25P02":
         return NotInTransaction(ABORTED)
-    if state == "25006":
-        return DatabaseUnavailable("the database is read-only (a standby, or default_transaction_read_only)")
+    if drop_read_only(error, connection):
+        return ConnectionLost(READ_ONLY)
     if state in _MISSING:
         return SchemaMismatch(
             f"the tables of schema {schema!r} are missing or of another version ({text}); "
@@ -58,6 +60,22 @@ ABORTED = (
     "the body caught a database error: PostgreSQL has aborted the transaction, so nothing in it can commit. "
     "Put statements that may fail into `with connection.transaction():` (a savepoint), or let the error out."
 )
+
+
+def drop_read_only(error: BaseException, connection: Any) -> bool:
+    """Whether the server takes no writes any more; closes the connection, so that the next one may find the primary.
+
+    A transaction that was made read-only by its own body is another thing.
+    """
+    if sqlstate(error) != "25006":
+        return False
+    if connection is None or connection.closed:
+        return True
+    said = [connection.info.parameter_status(name) for name in ("in_hot_standby", "default_transaction_read_only")]
+    if "on" not in said and any(said):  # a pooler does not say
+        return False
+    connection.pgconn.finish()
+    return True
 
 
 def is_lost(error: psycopg.Error, connection: Any) -> bool:
@@ -89,4 +107,4 @@ def _private(state: str, text: str, hint: str | None) -> BaseException:
             return BadArgument(said)
 
 
-__all__ = ["ABORTED", "is_lost", "meaning", "raise_meaning"]
+__all__ = ["ABORTED", "drop_read_only", "is_lost", "meaning", "raise_meaning"]

@@ -1,8 +1,9 @@
-"""What the library sends in a step's transaction: BEGIN ahead of the body, the record with its COMMIT after it.
+"""What the library sends, each in one write: BEGIN ahead of a body, its record with COMMIT, a service's flight.
 
-Both are driven by the connection's `wait`, below its cursors: a cursor costs more than BEGIN itself, and
-psycopg's own pipeline mode turns around four times where the commit turns around once. A failed record
-leaves COMMIT unexecuted: the server skips to the end of the pipeline.
+All are driven by the connection's `wait`, below its cursors: a cursor costs more than BEGIN itself, and
+psycopg's own pipeline mode sends statement by statement. What went out in one write the server carries to its
+end, whatever becomes of this process meanwhile: nobody who is frozen half-way keeps locks. A statement that
+fails leaves the rest unexecuted: the server skips to the end of the pipeline.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from collections.abc import Generator, Sequence
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from psycopg import errors, generators
+from psycopg import DataError, errors, generators
+from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus
-from psycopg.pq.abc import PGconn
+from psycopg.pq.abc import PGconn, PGresult
 
-Records: TypeAlias = Sequence[tuple[str, str, tuple[Any, ...]]]
-"""Statements to run before COMMIT: name, text, parameters."""
+Statements: TypeAlias = Sequence[tuple[str, str, tuple[Any, ...]]]
+"""Name, text and parameters of each; one name stands for one text, whoever has prepared it."""
 
 _COMMIT = b"commit"
 
@@ -43,55 +45,99 @@ def opened(connection: Any) -> Generator[Any, Any, None]:
             raise errors.error_from_result(result, encoding=connection.info.encoding)
 
 
-def record_and_commit(connection: Any, records: Records) -> Generator[Any, Any, str]:
+def record_and_commit(connection: Any, records: Statements) -> Generator[Any, Any, str]:
     """Sends the records and COMMIT, then reads all answers; returns COMMIT's command tag.
 
-    A record is a statement's name, text and parameters; it is prepared on the connection's first use of it.
     Raises the psycopg error of whichever failed; the transaction is then in error, or over.
     """
+    results = yield from _fly(connection, records, _COMMIT)
+    return (results[-1].command_status or b"").decode()
+
+
+def fly(connection: Any, statements: Statements) -> Generator[Any, Any, list[list[tuple[Any, ...]]]]:
+    """Sends statements of a transaction of their own, then reads all answers; returns the rows of each.
+
+    Outside of a transaction a pipeline is one by itself: all of its statements commit at its end, or none.
+    """
+    results = yield from _fly(connection, statements, None)
+    transformer, answers = Transformer(connection), []
+    for result in results:
+        rows: list[tuple[Any, ...]] = []
+        if result.ntuples:
+            transformer.set_pgresult(result)
+            rows = transformer.load_rows(0, result.ntuples, tuple)
+        answers.append(rows)
+    return answers
+
+
+def _fly(connection: Any, statements: Statements, last: bytes | None) -> Generator[Any, Any, list[PGresult]]:
+    """One write, one answer: the result of each statement, and of `last`.
+
+    A statement is prepared on the connection's first use of it, unless a pooler stands between.
+    """
     pgconn: PGconn = connection.pgconn
-    known: set[str] = connection.prepared
-    pgconn.enter_pipeline_mode()
+    known: set[str] | None = connection.prepared
+    values = [[_text(value) for value in params] for _, _, params in statements]  # all, before anything is sent
     answers: list[str | None] = []  # what each answer is to: a statement that is being prepared, or something else
-    for name, text, params in records:
-        if name not in known:
-            pgconn.send_prepare(name.encode(), text.encode())
-            answers.append(name)
-        pgconn.send_query_prepared(name.encode(), [_text(value) for value in params])
+    pgconn.enter_pipeline_mode()
+    for (name, text, _), parameters in zip(statements, values, strict=True):
+        if known is None:
+            pgconn.send_query_params(text.encode(), parameters)
+        else:
+            if name not in known:
+                pgconn.send_prepare(name.encode(), text.encode())
+                answers.append(name)
+            pgconn.send_query_prepared(name.encode(), parameters)
         answers.append(None)
-    pgconn.send_query_params(_COMMIT, None)
-    answers.append(None)
+    if last is not None:
+        pgconn.send_query_params(last, None)
+        answers.append(None)
     pgconn.pipeline_sync()
     yield from generators.send(pgconn)
-    failed, tag = None, ""
+    results: list[PGresult] = []
+    failed: PGresult | None = None
     while True:
         result = yield from generators.fetch(pgconn)
         if result is None:
             continue
         if result.status == ExecStatus.PIPELINE_SYNC:
             break
-        preparing = answers.pop(0)
-        if result.status == ExecStatus.FATAL_ERROR and failed is None:
-            failed = result
-        elif preparing is not None and result.status == ExecStatus.COMMAND_OK:
-            known.add(preparing)  # no rollback undoes it: not even when the record is refused
-        elif result.command_status:
-            tag = result.command_status.decode()
+        preparing = answers.pop(0) if answers else None
+        if result.status == ExecStatus.FATAL_ERROR:
+            failed = failed or result
+        elif preparing is None:
+            results.append(result)
+        elif known is not None and result.status == ExecStatus.COMMAND_OK:
+            known.add(preparing)  # no rollback undoes it: not even when the statement is refused
     pgconn.exit_pipeline_mode()
     if failed is not None:
         error = errors.error_from_result(failed, encoding=connection.info.encoding)
-        if isinstance(error, errors.InvalidSqlStatementName):
-            known.clear()  # the body ran DEALLOCATE ALL; meaning() has it run again
+        if isinstance(error, errors.InvalidSqlStatementName | errors.DuplicatePreparedStatement):
+            # A pooler that nobody has told us of, or the body ran DEALLOCATE ALL: this session's memory is not
+            # to be trusted again. It gets the text each time; meaning() has this one sent once more.
+            connection.prepared = None
         raise error
-    return tag
+    return results
 
 
 def _text(value: Any) -> bytes | None:
     """A parameter in PostgreSQL's text format; its type is the statement's cast."""
     if value is None:
         return None
-    if type(value) is str:
+    if isinstance(value, str):
+        if "\0" in value:
+            raise DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
         return value.encode()
     if type(value) is UUID:
         return value.hex.encode()
+    if type(value) is list:
+        return b"{%s}" % b",".join([_element(element) for element in value])
+    if type(value) is bytes:
+        return b"\\x%s" % value.hex().encode()
     return str(value).encode()
+
+
+def _element(value: Any) -> bytes:
+    """One element of an array; lists of lists have no use here."""
+    text = _text(value)
+    return b"NULL" if text is None else b'"%s"' % text.replace(b"\\", b"\\\\").replace(b'"', b'\\"')

@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 
 import psycopg
 from psycopg.abc import RV, PQGen
-from psycopg.pq.abc import PGconn
 
 from dbdurable._io.flight import opened
 from dbdurable._io.seam import Seam
@@ -28,24 +27,30 @@ def refuse(call: str, step: str, savepoint: str = "connection.transaction()") ->
     )
 
 
-class StepConnection(psycopg.Connection[Any]):
-    """A psycopg connection that knows whether a step's transaction is open on it."""
+class Session:
+    """What is known of the session behind a connection; mixed into psycopg's two classes."""
 
     step: str | None = None
-    backend: tuple[int, datetime] | None = None
     seam: Seam | None = None
     opening: bool = False
     """BEGIN was sent and its answer not read yet."""
-
-    def __init__(self, pgconn: PGconn, *args: Any, **kwargs: Any) -> None:
-        super().__init__(pgconn, *args, **kwargs)
-        self.prepared: set[str] = set()
+    backend: tuple[int, datetime] | None = None
+    """The server's process and its start; None behind a pooler, where the next statement may meet another one."""
+    prepared: set[str] | None = None
+    """The statements that it has been taught; None: it gets their text each time."""
+    expires_at: float = 0.0
+    idle_since: float = 0.0
+    _pool: Any = None
 
     def _deallocate(self, name: bytes | None) -> PQGen[None]:
         # psycopg sends DEALLOCATE ALL after a ROLLBACK, DROP or ALTER: our own statements go with it.
-        if name is None:
+        if name is None and self.prepared:
             self.prepared.clear()
-        return super()._deallocate(name)
+        return super()._deallocate(name)  # type: ignore[misc, no-any-return]  # psycopg's, behind us
+
+
+class StepConnection(Session, psycopg.Connection[Any]):
+    """A psycopg connection that knows whether a step's transaction is open on it."""
 
     def commit(self) -> None:
         """Commits, outside of steps."""
@@ -77,24 +82,8 @@ class StepConnection(psycopg.Connection[Any]):
         return answer
 
 
-class AsyncStepConnection(psycopg.AsyncConnection[Any]):
+class AsyncStepConnection(Session, psycopg.AsyncConnection[Any]):
     """The same for `async def`."""
-
-    step: str | None = None
-    backend: tuple[int, datetime] | None = None
-    seam: Seam | None = None
-    opening: bool = False
-    """BEGIN was sent and its answer not read yet."""
-
-    def __init__(self, pgconn: PGconn, *args: Any, **kwargs: Any) -> None:
-        super().__init__(pgconn, *args, **kwargs)
-        self.prepared: set[str] = set()
-
-    def _deallocate(self, name: bytes | None) -> PQGen[None]:
-        # psycopg sends DEALLOCATE ALL after a ROLLBACK, DROP or ALTER: our own statements go with it.
-        if name is None:
-            self.prepared.clear()
-        return super()._deallocate(name)
 
     async def commit(self) -> None:
         """Commits, outside of steps."""

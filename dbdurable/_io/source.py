@@ -15,7 +15,7 @@ from psycopg.rows import RowFactory, dict_row, tuple_row
 from dbdurable._core.control import Torn
 from dbdurable._io.database import Database
 from dbdurable._io.faults import ABORTED, is_lost
-from dbdurable._io.flight import Records, opened, record_and_commit, send_begin
+from dbdurable._io.flight import Statements, opened, record_and_commit, send_begin
 from dbdurable._io.guard import AsyncStepConnection, StepConnection
 from dbdurable.errors import NotInTransaction
 
@@ -37,7 +37,7 @@ class SyncUnit(Protocol):
     def settle(self) -> None:
         """Sends what is pending. Raises unless the transaction is still open and healthy."""
 
-    def commit(self, records: Records) -> None:
+    def commit(self, records: Statements) -> None:
         """Writes the records and commits."""
 
     def rollback(self) -> bool:
@@ -62,7 +62,7 @@ class AsyncUnit(Protocol):
     async def settle(self) -> None:
         """Sends what is pending. Raises unless the transaction is still open and healthy."""
 
-    async def commit(self, records: Records) -> None:
+    async def commit(self, records: Statements) -> None:
         """Writes the records and commits."""
 
     async def rollback(self) -> bool:
@@ -117,7 +117,7 @@ class _SyncPsycopgUnit:
             self.connection.wait(opened(self.connection))
         check_open(self.connection.info.transaction_status, self._step)
 
-    def commit(self, records: Records) -> None:
+    def commit(self, records: Statements) -> None:
         connection = self.connection
         with connection.lock:
             tag = connection.wait(record_and_commit(connection, records))
@@ -167,7 +167,7 @@ class _AsyncPsycopgUnit:
             await self.connection.wait(opened(self.connection))
         check_open(self.connection.info.transaction_status, self._step)
 
-    async def commit(self, records: Records) -> None:
+    async def commit(self, records: Statements) -> None:
         connection = self.connection
         async with connection.lock:
             tag = await connection.wait(record_and_commit(connection, records))

@@ -26,7 +26,7 @@ from psycopg import AsyncCursor, AsyncRawCursor, Cursor, RawCursor
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-from dbdurable._io.flight import Records
+from dbdurable._io.flight import Statements
 from dbdurable._io.guard import refuse
 from dbdurable._io.source import AsyncUnit, SyncUnit, check_open
 from dbdurable._sql.step import NOTE_STEP
@@ -265,7 +265,7 @@ class _Unit(_Borrowed[Session | Connection]):
             self._session.flush()
             self._check()
 
-    def commit(self, records: Records) -> None:
+    def commit(self, records: Statements) -> None:
         """Lets SQLAlchemy commit; its COMMIT carries the record."""
         driver: psycopg.Connection[Any] = self.connection
 
@@ -329,7 +329,7 @@ class _AsyncUnit(_Borrowed[AsyncSession | AsyncConnection]):
             await self._owner.flush()
             self._check()
 
-    async def commit(self, records: Records) -> None:
+    async def commit(self, records: Statements) -> None:
         """Lets SQLAlchemy commit; its COMMIT carries the record."""
         driver: psycopg.AsyncConnection[Any] = self.connection
 

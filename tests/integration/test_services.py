@@ -7,27 +7,17 @@ import pytest
 
 from dbdurable import Durable
 from dbdurable._core.journal import Journal
-from dbdurable._executor.heartbeat import SERVICE_TRANSACTION_MS_MAX, OwnConnection
+from dbdurable._io.database import Database
 from dbdurable._protocol.frame import WorkflowFrame
-
-
-def test_a_frozen_service_cannot_keep_its_locks_for_ever(database_url: str, connection: psycopg.Connection) -> None:
-    if connection.info.server_version < 170_000:
-        pytest.skip("PostgreSQL before 17 has no transaction_timeout")
-    own = OwnConnection(database_url)
-    shown = own.getconn().execute("select current_setting('transaction_timeout')::interval").fetchone()
-    assert shown is not None
-    assert shown[0].total_seconds() * 1000 == SERVICE_TRANSACTION_MS_MAX
-    own.close()
+from tests.support.wait import wait_until
 
 
 def test_it_connects_again_after_it_broke(database_url: str, connection: psycopg.Connection) -> None:
-    own = OwnConnection(database_url)
+    own = Database(lambda: database_url, "dbdurable").own_connection()
     first = own.getconn().info.backend_pid
-    connection.execute("select pg_terminate_backend(%s)", [first])
-    with pytest.raises(psycopg.OperationalError):
-        own.getconn().execute("select 1")
-    assert own.getconn().info.backend_pid != first
+    connection.execute("select pg_terminate_backend(%s, 5000)", [first])
+    wait_until(lambda: own.lost)
+    assert own.getconn().info.backend_pid != first, "a session that the server has ended is not lent again"
     assert own.generation == 2
     own.close()
 

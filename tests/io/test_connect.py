@@ -17,6 +17,7 @@ from psycopg.conninfo import make_conninfo
 import dbdurable._embedded
 from dbdurable._embedded import EmbeddedServer
 from dbdurable._io.connect import (
+    _LOOK_AND_SET,
     async_session_setup,
     connect,
     connect_kwargs,
@@ -72,18 +73,32 @@ async def test_session_setup_in_both_colours(database_url: str):
         assert await (await aconnection.execute(INTERVAL)).fetchone() == ("500ms",)
 
 
-@pytest.mark.parametrize("statement", ["set client_connection_check_interval = 'x'", "set no_such_setting = 1"])
+@pytest.mark.parametrize(("old", "new"), [("500ms", "x"), ("client_connection_check_interval", "no_such_setting")])
 async def test_servers_without_that_setting_are_fine(
-    database_url: str, statement: str, monkeypatch: pytest.MonkeyPatch
+    database_url: str, old: str, new: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("dbdurable._io.connect._SESSION_SETUP", statement)
+    monkeypatch.setattr("dbdurable._io.connect._LOOK_AND_SET", _LOOK_AND_SET.replace(old, new))
     for autocommit in (False, True):
         with psycopg.connect(database_url, autocommit=autocommit) as connection:
-            session_setup(connection)
+            backend = session_setup(connection)
+            assert backend is not None
+            assert backend[0] == connection.info.backend_pid
             assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
     async with await psycopg.AsyncConnection.connect(database_url) as aconnection:
-        await async_session_setup(aconnection)
+        assert await async_session_setup(aconnection) is not None
         assert aconnection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+
+
+def test_of_several_hosts_the_one_that_takes_writes_is_wanted():
+    assert connect_kwargs("postgresql://a,b/shop")["target_session_attrs"] == "read-write"
+    assert "target_session_attrs" not in connect_kwargs("postgresql://a/shop")
+    assert "target_session_attrs" not in connect_kwargs("postgresql://a,b/shop?target_session_attrs=any")
+
+
+@pytest.mark.parametrize("encoding", ["latin1", "utf8"])
+def test_parameters_are_utf8_whatever_the_url_says(database_url: str, encoding: str):
+    with connect(make_conninfo(database_url, client_encoding=encoding)) as connection:
+        assert connection.execute("show client_encoding").fetchone() == ("UTF8",)
 
 
 # ---- refusals ----------------------------------------------------------------------------------------------

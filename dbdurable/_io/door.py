@@ -1,0 +1,61 @@
+"""When to try again what fails for everybody at once: ever less often, and at a moment of one's own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from random import Random
+from time import monotonic
+
+FIRST_S, MAX_S = 0.1, 2.0
+"""The longest wait after the first failure, and after any."""
+
+
+class Door:
+    """Who may knock, and when. While nothing answers, one caller of a process knocks at a time.
+
+    The wait after each failure is drawn from the whole of a doubling interval: processes that lost the same
+    server at the same moment do not come back together.
+
+    Example:
+        >>> door = Door()
+        >>> door.turn()
+        0.0
+        >>> door.failed()
+        >>> door.turn() <= FIRST_S
+        True
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic, random: Random | None = None) -> None:
+        self._clock = clock
+        self._random = random or Random()  # noqa: S311  (spreads, guards nothing)
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._again_at = 0.0
+
+    def turn(self) -> float:
+        """0.0: knock now. Else the seconds to wait before asking again."""
+        with self._lock:
+            if not self._failures:
+                return 0.0
+            left_s = self._again_at - self._clock()
+            if left_s > 0:
+                return left_s
+            self._put_off()  # it is this caller's turn; the others wait for what comes of it
+            return 0.0
+
+    def failed(self) -> None:
+        """Nothing answered. Said by several at the same time it counts once."""
+        with self._lock:
+            if not self._failures:
+                self._put_off()
+
+    def opened(self) -> None:
+        """Somebody answers: all may come."""
+        with self._lock:
+            self._failures, self._again_at = 0, 0.0
+
+    def _put_off(self) -> None:
+        self._failures += 1
+        longest_s = min(MAX_S, FIRST_S * 2.0 ** min(self._failures - 1, 10))
+        self._again_at = self._clock() + self._random.uniform(0.0, longest_s)
