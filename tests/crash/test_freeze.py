@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -42,21 +41,13 @@ def id_of(connection: Connection, name: str) -> Any:
 
 @contextlib.contextmanager
 def frozen(connection: Connection, job: Job) -> Iterator[tuple[Actor, str]]:
-    """A process that stands still at its point, and the name of its run.
-
-    Not while the server waits for the rest of a flight of its services: what that has locked stays locked
-    until the process wakes, and nobody could declare it dead. Such a one is killed, and another one frozen.
-    """
-    with contextlib.ExitStack() as stack:
-        for run_number in itertools.count(1):
-            assert job.fault is not None
-            name = f"run-{job.fault[0]}-{job.fault[1]}-{run_number}"
-            actor = stack.enter_context(acting(replace(job, runs=(name,), environment=QUICK)))
-            actor.hear("fired")
-            actor.wait_frozen()
-            if not is_mid_flight(connection):
-                break
-            actor.kill()
+    """A process that stands still at its point, its services wherever they are, and the name of its run."""
+    assert job.fault is not None
+    name = f"run-{job.fault[0]}-{job.fault[1]}"
+    with acting(replace(job, runs=(name,), environment=QUICK)) as actor:
+        actor.hear("fired")
+        actor.wait_frozen()
+        assert not is_mid_flight(connection), "the server waits for the rest of a flight, and others for its locks"
         yield actor, name
 
 
