@@ -78,15 +78,17 @@ def _fly(connection: Any, statements: Statements, last: bytes | None) -> Generat
     pgconn: PGconn = connection.pgconn
     known: set[str] | None = connection.prepared
     values = [[_text(value) for value in params] for _, _, params in statements]  # all, before anything is sent
+    taught: set[str] = set()  # one flight may run a statement twice
     answers: list[str | None] = []  # what each answer is to: a statement that is being prepared, or something else
     pgconn.enter_pipeline_mode()
     for (name, text, _), parameters in zip(statements, values, strict=True):
         if known is None:
             pgconn.send_query_params(text.encode(), parameters)
         else:
-            if name not in known:
+            if name not in known and name not in taught:
                 pgconn.send_prepare(name.encode(), text.encode())
                 answers.append(name)
+                taught.add(name)
             pgconn.send_query_prepared(name.encode(), parameters)
         answers.append(None)
     if last is not None:

@@ -8,9 +8,10 @@ import psycopg
 import pytest
 
 from dbdurable.testing.crash import Point
-from tests.crash.actors import Job, run, run_all
+from tests.crash.actors import Job, acting, run, run_all
 from tests.crash.conftest import Note
 from tests.crash.oracle import check_house, check_killed, check_same, expire_all, traces
+from tests.support.wait import wait_until
 
 PROGRAM = "queued"
 
@@ -90,8 +91,8 @@ def test_a_dead_executor_with_many_finished_lease_rows_does_not_delay_recovery(
             select '00000000-0000-0000-0000-00000000dead', n, array[gen_random_uuid()] from generate_series(1, 200) n
             """
         )
-    run(Job(database_url, PROGRAM, idle=True))
+    left = "select count(*) from dbdurable.lease where executor_id = '00000000-0000-0000-0000-00000000dead'"
+    with acting(Job(database_url, PROGRAM, stay=True)):
+        # 25 batches: one at a time, a second apart, they would take longer.
+        wait_until(lambda: prepared.execute(left).fetchone() == (0,), 10, "the lease rows to be cleared")
     run(Job(database_url, PROGRAM, runs=("one",), idle=True))
-    assert prepared.execute(
-        "select count(*) from dbdurable.lease where executor_id = '00000000-0000-0000-0000-00000000dead'"
-    ).fetchone() == (0,)

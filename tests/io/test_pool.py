@@ -206,6 +206,6 @@ def test_threads_that_lost_the_server_knock_together_only_once(tmp_path: Path, m
             thread.join()
         door.shutdown(socket.SHUT_RDWR)
     assert len(errors) == 16
-    # At most once each, as nobody knew; from then on one at a time, ever less often: 16 that do as they like take hundreds.
+    # At most once each, as nobody knew; from then on one at a time, ever less often. As they like: hundreds.
     print(f"connection attempts of 16 callers in 1 s: {len(counted)}")
     assert 1 <= len(counted) <= 16 + 25

@@ -130,10 +130,10 @@ def test_a_transactional_step_takes_three_round_trips(
 
 
 def round_trips(proxy: Proxy, work: Callable[[], Any]) -> int:
-    """How often the sessions in use waited for the server; those of services wait for the next beat."""
+    """How often the session that did the work waited for the server."""
     before = proxy.round_trips.copy()
     work()
-    return sum((proxy.round_trips - before).values())
+    return max((proxy.round_trips - before).values())  # of one session: the services have theirs
 
 
 def wal_bytes(connection: psycopg.Connection[Any], work: Callable[[], Any]) -> int:
