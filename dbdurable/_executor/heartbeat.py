@@ -43,6 +43,7 @@ class Heartbeat:
         self._driver = SyncDriver(executor.runtime.database, pool=self._connection)
         self._session_of = (UUID(int=0), -1)
         self._unknown: set[UUID] = set()
+        self._failures = 0
         self._thread = threading.Thread(target=self._run, name="dbdurable-heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -56,8 +57,10 @@ class Heartbeat:
 
     def _run(self) -> None:
         while True:
+            self._failures += 1
             try:
                 self.beat()
+                self._failures = 0
             except (ConnectionLost, Transient, DatabaseUnavailable) as error:
                 logger.warning("heartbeat: the database is away: %s", error)
             except Exception:
@@ -74,9 +77,9 @@ class Heartbeat:
         """Until the next beat is due, which is soon when the session has ended; whether the life is over."""
         left_s = self._settings.beat_interval_s
         while left_s > 0 and not self._stop.is_set():
-            if self._connection.lost:
-                left_s = min(left_s, LOOK_S * random.random())  # noqa: S311  (others have lost theirs at the same moment)
-                return self._stop.wait(left_s)
+            if self._connection.lost:  # others may have lost theirs at the same moment: not all back at once
+                soon_s = LOOK_S * 2 ** min(self._failures, 10)
+                return self._stop.wait(min(left_s, soon_s) * random.random())  # noqa: S311
             self._stop.wait(min(left_s, LOOK_S))
             left_s -= LOOK_S
         return self._stop.is_set()

@@ -21,7 +21,7 @@ class Door:
         >>> door = Door()
         >>> door.turn()
         0.0
-        >>> door.failed()
+        >>> door.failed('nobody is there')
         >>> door.turn() <= FIRST_S
         True
     """
@@ -32,6 +32,8 @@ class Door:
         self._lock = threading.Lock()
         self._failures = 0
         self._again_at = 0.0
+        self.reason = ""
+        """Why nothing answered the last time."""
 
     def turn(self) -> float:
         """0.0: knock now. Else the seconds to wait before asking again."""
@@ -44,9 +46,10 @@ class Door:
             self._put_off()  # it is this caller's turn; the others wait for what comes of it
             return 0.0
 
-    def failed(self) -> None:
-        """Nothing answered. Said by several at the same time it counts once."""
+    def failed(self, reason: str) -> None:
+        """Nothing answered, or not what was wanted. Said by several at the same time it counts once."""
         with self._lock:
+            self.reason = reason
             if not self._failures:
                 self._put_off()
 

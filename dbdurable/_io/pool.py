@@ -56,6 +56,7 @@ class _Idle:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._idle: deque[Any] = deque()
+        self._finished = False
 
     def _take(self) -> Any:
         """A usable idle connection; None: there is none."""
@@ -71,7 +72,7 @@ class _Idle:
     def _keep(self, connection: Any) -> None:
         """Takes one back, unless it is broken or old; closes one that nobody has needed for long."""
         now = monotonic()
-        clean = connection.info.transaction_status == TransactionStatus.IDLE
+        clean = not self._finished and connection.info.transaction_status == TransactionStatus.IDLE
         if clean and connection.pgconn.pipeline_status == PipelineStatus.OFF and now < connection.expires_at:
             connection.idle_since = now
             self._idle.append(connection)
@@ -83,7 +84,7 @@ class _Idle:
 
     def finish(self) -> None:
         """Closes the idle ones; what is lent is closed when it comes back."""
-        self._limit = 0
+        self._finished = True
         while self._idle:
             self._idle.pop().pgconn.finish()
 
@@ -143,20 +144,19 @@ class AsyncPool(_Idle):
 
 def knock(open: Callable[[], StepConnection], door: Door, timeout_s: float) -> StepConnection:
     """A new connection, tried for as often as the door allows. Raises ConnectionLost with the last reason."""
-    deadline, reason = monotonic() + timeout_s, "it did not answer a moment ago"
+    deadline = monotonic() + timeout_s
     while True:
         wait_s = door.turn()
         if not wait_s:
             try:
                 connection = open()
             except ConnectionLost as error:
-                door.failed()
-                reason = str(error)
+                door.failed(str(error))
             else:
                 door.opened()
                 return connection
         if monotonic() + wait_s > deadline:
-            raise ConnectionLost(reason)
+            raise ConnectionLost(door.reason)
         sleep(wait_s)
 
 
@@ -164,20 +164,19 @@ async def aknock(
     open: Callable[[], Awaitable[AsyncStepConnection]], door: Door, timeout_s: float
 ) -> AsyncStepConnection:
     """The same for `async def`."""
-    deadline, reason = monotonic() + timeout_s, "it did not answer a moment ago"
+    deadline = monotonic() + timeout_s
     while True:
         wait_s = door.turn()
         if not wait_s:
             try:
                 connection = await open()
             except ConnectionLost as error:
-                door.failed()
-                reason = str(error)
+                door.failed(str(error))
             else:
                 door.opened()
                 return connection
         if monotonic() + wait_s > deadline:
-            raise ConnectionLost(reason)
+            raise ConnectionLost(door.reason)
         await asyncio.sleep(wait_s)
 
 

@@ -98,6 +98,16 @@ def test_old_and_unused_ones_are_closed(database: Database, monkeypatch: pytest.
     assert (unused.closed, used.closed) == (True, False)
 
 
+def test_what_comes_back_after_the_end_is_closed(database: Database) -> None:
+    lent, idle = database.pool.getconn(), database.pool.getconn()
+    pool = database.pool
+    pool.putconn(idle)
+    database.close()
+    assert (lent.closed, idle.closed) == (False, True)
+    pool.putconn(lent)
+    assert lent.closed
+
+
 def test_waiting_for_others_ends(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pools, "POOL_TIMEOUT_S", 0.05)
     held = [database.pool.getconn() for _ in range(3)]
@@ -139,7 +149,7 @@ def knocks(seed: int, until_s: float) -> list[float]:
             clock.now += wait_s
         else:
             times.append(clock.now - start)
-            door.failed()
+            door.failed("nobody is there")
     return times
 
 
@@ -159,11 +169,11 @@ def test_many_callers_of_a_process_knock_one_at_a_time() -> None:
     door = Door(clock, Random(1))
     assert [door.turn() for _ in range(18)] == [0.0] * 18, "as long as it answers, all may come"
     for _ in range(18):
-        door.failed()
+        door.failed("nobody is there")
     assert 0 < door.turn() <= FIRST_S
     clock.now += FIRST_S
     assert [door.turn() == 0.0 for _ in range(18)] == [True, *[False] * 17]
-    door.failed()
+    door.failed("nobody is there")
     clock.now += MAX_S
     assert door.turn() == 0.0
     door.opened()

@@ -1,0 +1,1 @@
+"""PostgreSQL restarts, ends sessions and turns read-only under running workflows: they go on by themselves."""
