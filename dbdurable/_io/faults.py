@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from dbdurable._core.control import ConnectionLost, Duplicate, Fenced, Torn, Transient
 from dbdurable._core.retry import sqlstate
@@ -46,6 +47,11 @@ def meaning(error: psycopg.Error, connection: Any, schema: str) -> BaseException
         return NotInTransaction(ABORTED)
     if drop_read_only(error, connection):
         return ConnectionLost(READ_ONLY)
+    if state == "25006":
+        return NotInTransaction(
+            "the body made its transaction read-only, so that its record cannot be written: remove SET TRANSACTION "
+            "READ ONLY; what only reads can be a step with a connection of its own"
+        )
     if state in _MISSING:
         return SchemaMismatch(
             f"the tables of schema {schema!r} are missing or of another version ({text}); "
@@ -65,16 +71,15 @@ ABORTED = (
 def drop_read_only(error: BaseException, connection: Any) -> bool:
     """Whether the server takes no writes any more; closes the connection, so that the next one may find the primary.
 
-    A transaction that was made read-only by its own body is another thing.
+    A step's transaction is looked at when it begins (`check_writable`): what becomes read-only later was made so by
+    its body. Only behind a pooler nobody can tell.
     """
     if sqlstate(error) != "25006":
         return False
-    if connection is None or connection.closed:
-        return True
-    said = [connection.info.parameter_status(name) for name in ("in_hot_standby", "default_transaction_read_only")]
-    if "on" not in said and any(said):  # a pooler does not say
-        return False
-    connection.pgconn.finish()
+    if connection is not None and not connection.closed:
+        if connection.info.transaction_status == TransactionStatus.INERROR and connection.backend is not None:
+            return False
+        connection.pgconn.finish()
     return True
 
 

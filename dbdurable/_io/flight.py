@@ -43,6 +43,18 @@ def opened(connection: Any) -> Generator[Any, Any, None]:
     for result in (yield from generators.fetch_many(pgconn)):
         if result.status == ExecStatus.FATAL_ERROR:
             raise errors.error_from_result(result, encoding=connection.info.encoding)
+    check_writable(connection)
+
+
+def check_writable(connection: Any) -> None:
+    """Raises ReadOnlySqlTransaction when the transaction that has just begun can write nothing, and hangs up.
+
+    The server reports both settings by itself; a pooler does not.
+    """
+    pgconn: PGconn = connection.pgconn
+    if b"on" in (pgconn.parameter_status(b"default_transaction_read_only"), pgconn.parameter_status(b"in_hot_standby")):
+        pgconn.finish()
+        raise errors.ReadOnlySqlTransaction("the server takes no writes")
 
 
 def record_and_commit(connection: Any, records: Statements) -> Generator[Any, Any, str]:

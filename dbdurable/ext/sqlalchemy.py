@@ -26,7 +26,7 @@ from psycopg import AsyncCursor, AsyncRawCursor, Cursor, RawCursor
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-from dbdurable._io.flight import Statements
+from dbdurable._io.flight import Statements, check_writable
 from dbdurable._io.guard import refuse
 from dbdurable._io.source import AsyncUnit, SyncUnit, check_open
 from dbdurable._sql.step import NOTE_STEP
@@ -117,6 +117,7 @@ class SQLAlchemy:
             with driver.pipeline():  # BEGIN travels along
                 cursor = RawCursor(driver, row_factory=tuple_row).execute(database.text(NOTE_STEP), (path,))
             _note_backend(driver, cursor.fetchone())
+            check_writable(driver)
         except BaseException as error:
             _quietly(owner.close)
             raise _of_the_driver(error) from error
@@ -144,6 +145,7 @@ class SQLAlchemy:
                 cursor = AsyncRawCursor(driver, row_factory=tuple_row)
                 await cursor.execute(database.text(NOTE_STEP), (path,))
             _note_backend(driver, await cursor.fetchone())
+            check_writable(driver)
         except BaseException as error:
             await _aquietly(owner.close)
             raise _of_the_driver(error) from error

@@ -20,7 +20,7 @@ from dbdurable._core.control import ConnectionLost
 from dbdurable._embedded.keeper import read_postmaster
 from dbdurable._io.database import Database
 from dbdurable._io.guard import StepConnection
-from dbdurable.errors import DatabaseUnavailable
+from dbdurable.errors import DatabaseUnavailable, NotInTransaction
 from tests.failover.conftest import HOW, Restartable
 from tests.support.databases import scratch_directory
 from tests.support.wait import wait_until
@@ -223,6 +223,23 @@ def test_a_server_that_turns_read_only_is_left(server: Restartable, shop: Shop) 
         assert executor.lease is lease
         client.close()
     check_once(server.url, shop)
+
+
+def test_a_body_that_makes_its_transaction_read_only_is_told(server: Restartable, look: Any) -> None:
+    durable = Durable(server.url, migrate=False)
+
+    @durable.transaction
+    def read(tx: Connection) -> int:
+        tx.execute("set transaction read only")
+        return 1
+
+    @durable.workflow
+    def report() -> int:
+        return read()
+
+    with durable.executor(threads=1), pytest.raises(NotInTransaction, match="made its transaction read-only"):
+        report()
+    durable.close()
 
 
 def test_of_several_hosts_the_primary_is_found(server: Restartable, second_server: Restartable, look: Any) -> None:
