@@ -340,7 +340,7 @@ def test_a_start_that_is_rolled_back_is_told_to_nobody(starter: Application, raw
 def test_no_start_without_a_url_starts_an_embedded_server(
     database_url: str, monkeypatch: pytest.MonkeyPatch, raw: Raw
 ) -> None:
-    monkeypatch.setattr("dbdurable._executor.runtime.resolve_url", lambda _: pytest.fail("asked for a database"))
+    monkeypatch.setattr("dbdurable._io.connect.Whereabouts.__call__", lambda _: pytest.fail("asked for a database"))
     durable = Durable()
 
     @durable.workflow
