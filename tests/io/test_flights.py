@@ -52,9 +52,7 @@ def marks(connection: psycopg.Connection[Any]) -> list[str]:
 def test_it_ends_without_its_client(own: OwnConnection, table: psycopg.Connection[Any]) -> None:
     """As one sees it who is frozen from the moment on when all was sent: nothing stays locked."""
     connection = own.getconn()
-    going = fly(
-        connection, said("insert into mark values ('one')", "lock table mark", "insert into mark values ('two')")
-    )
+    going = fly(connection, said("insert into mark values ('one')", "insert into mark values ('two')"))
     next(going)  # it waits for the socket; what there was to send is sent
     wait_until(lambda: marks(table) == ["one", "two"], 5, "the server to finish what nobody reads")
     table.execute("set lock_timeout = '1s'")
