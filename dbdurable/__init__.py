@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from dbdurable._executor.executor import Executor
     from dbdurable._io.source import Source
     from dbdurable.client import AsyncClient, Client
-    from dbdurable.context import CurrentStep, CurrentWorkflow, current_step, current_workflow, run_step
+    from dbdurable.context import (
+        CurrentStep,
+        CurrentWorkflow,
+        current_step,
+        current_workflow,
+        now,
+        rng,
+        run_step,
+        uuid4,
+    )
     from dbdurable.definitions import (
         AsyncCall,
         AsyncFunction,
@@ -30,6 +39,7 @@ if TYPE_CHECKING:
     from dbdurable.durable import Config, Durable
     from dbdurable.errors import Cancelled, DurableError, NonRetryable, RetryAfter
     from dbdurable.handle import AsyncHandle, Handle
+    from dbdurable.logs import WorkflowFilter, get_logger
     from dbdurable.parallel import fan_out, gather, race
     from dbdurable.types import (
         Batch,
@@ -80,6 +90,7 @@ __all__ = [
     "StepInfo",
     "Transaction",
     "Workflow",
+    "WorkflowFilter",
     "WorkflowInfo",
     "__version__",
     "aio",
@@ -88,8 +99,12 @@ __all__ = [
     "errors",
     "fan_out",
     "gather",
+    "get_logger",
+    "now",
     "race",
+    "rng",
     "run_step",
+    "uuid4",
 ]
 
 # Where each name comes from. A name is imported when it is first asked for: `import dbdurable` costs a
@@ -99,12 +114,13 @@ _MODULES = {
     "_executor.executor": "Executor",
     "_io.source": "Source",
     "client": "AsyncClient Client",
-    "context": "CurrentStep CurrentWorkflow current_step current_workflow run_step",
+    "context": "CurrentStep CurrentWorkflow current_step current_workflow now rng run_step uuid4",
     "definitions": "AsyncCall AsyncFunction AsyncStep AsyncTransaction AsyncWorkflow "
     "Call Function Step Transaction Workflow",
     "durable": "Config Durable",
     "errors": "Cancelled DurableError NonRetryable RetryAfter",
     "handle": "AsyncHandle Handle",
+    "logs": "WorkflowFilter get_logger",
     "parallel": "fan_out gather race",
     "types": "Batch Completion Duration Options Queue QueueInfo Rate Retry Status StepInfo WorkflowInfo",
 }

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
+import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from random import Random
 from typing import Any, TypeVar, cast
-from uuid import UUID, uuid4
+from uuid import UUID
 
+from dbdurable._core.clock import at
 from dbdurable._core.names import check_name
 from dbdurable._core.retry import as_retry, duration_s
 from dbdurable._executor.calls import Invocation, durable_call, flow_of, require_own_thread
 from dbdurable._executor.definition import Definition
 from dbdurable._executor.runtime import Runtime, check_blocking
-from dbdurable._protocol.frame import StepFrame, WorkflowFrame, current
+from dbdurable._protocol.frame import StepFrame, WorkflowFrame, current, current_line, is_replaying
 from dbdurable.errors import NotInWorkflow
 from dbdurable.types import Duration, Retry
 
 R = TypeVar("R")
 
-__all__ = ["CurrentStep", "CurrentWorkflow", "arun_step", "current_step", "current_workflow", "run_step"]
+__all__ = [
+    "CurrentStep",
+    "CurrentWorkflow",
+    "arun_step",
+    "current_step",
+    "current_workflow",
+    "now",
+    "rng",
+    "run_step",
+    "uuid4",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +46,7 @@ class CurrentWorkflow:
     attempt: int
     deadline: datetime | None
     replaying: bool
-    """Whether recorded steps are left that the body has not passed yet."""
+    """Whether the body has been here before: calls are recorded that it has not made yet. Never in a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +76,7 @@ def current_workflow() -> CurrentWorkflow:
         key=workflow.key,
         attempt=workflow.attempt,
         deadline=workflow.deadline,
-        replaying=workflow.journal.replaying,
+        replaying=is_replaying(),
     )
 
 
@@ -85,7 +99,65 @@ def current_step() -> CurrentStep:
             f"current_step() was called in the body of workflow {frame.name}, between its steps: call it inside a "
             "step, or use current_workflow()"
         )
-    return CurrentStep(idempotency_key=uuid4(), attempt=1, path=(1,), workflow_id=uuid4())
+    return CurrentStep(idempotency_key=uuid.uuid4(), attempt=1, path=(1,), workflow_id=uuid.uuid4())
+
+
+def now() -> datetime:
+    """The time, for a workflow's body: the same when the body is replayed. In UTC, aware.
+
+    It is the database's time of the latest record that the body has seen: of a step, a transaction, a child or a
+    wait that has ended; before the first of them, the time at which the workflow began to run. It never goes
+    back, and does not move while the body runs between its calls.
+
+    Raises:
+        NotInWorkflow: It was called in a step, or outside of a workflow: use `datetime.now(UTC)` there.
+    """
+    return at(_position("now", "datetime.now(UTC)").now_us)
+
+
+def uuid4() -> UUID:
+    """A random-looking UUID for a workflow's body: the same when the body is replayed, another at each call.
+
+    It follows from the workflow's id and the position of the call.
+
+    Raises:
+        NotInWorkflow: It was called in a step, or outside of a workflow: use `uuid.uuid4()` there.
+    """
+    return UUID(bytes=_drawn(_position("uuid4", "uuid.uuid4()"))[:16], version=4)
+
+
+def rng() -> Random:
+    """A random generator for a workflow's body: it gives the same numbers when the body is replayed.
+
+    Each call gives another generator, seeded from the workflow's id and the position of the call.
+
+    Raises:
+        NotInWorkflow: It was called in a step, or outside of a workflow: use the module `random` there.
+
+    Example:
+        >>> winner = rng().choice(["Ann", "Bob"])     # doctest: +SKIP
+    """
+    return Random(int.from_bytes(_drawn(_position("rng", "the module random"))))  # noqa: S311  (no secrets: documented)
+
+
+def _position(name: str, instead: str) -> WorkflowFrame:
+    frame = current.get()
+    if isinstance(frame, WorkflowFrame):
+        return frame
+    if isinstance(frame, StepFrame):
+        raise NotInWorkflow(
+            f"{name}() is for the bodies of workflows, which are replayed; {frame.kind} {frame.name} is not, and what "
+            f"it returns is recorded: use {instead} there, or pass it {name}() as an argument"
+        )
+    raise NotInWorkflow(
+        f"{name}() was called outside of a workflow, or in a thread of its own: there is no record that it could "
+        f"follow from. Call it in a workflow's body, or use {instead}"
+    )
+
+
+def _drawn(frame: WorkflowFrame) -> bytes:
+    """32 bytes that follow from the workflow's id and the next draw at this position."""
+    return hashlib.sha256(frame.id.bytes + current_line(frame).draw().encode()).digest()
 
 
 def run_step(

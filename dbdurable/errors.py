@@ -19,6 +19,7 @@ __all__ = [
     "DuplicateName",
     "DurableError",
     "KeyConflict",
+    "NonDeterministic",
     "NonRetryable",
     "NotInTransaction",
     "NotInWorkflow",
@@ -51,6 +52,13 @@ class NotInWorkflow(DurableError):
 
 class WrongColour(DurableError):
     """A blocking call on an event loop, or an asynchronous one where no loop can run it."""
+
+
+class NonDeterministic(DurableError, UserWarning):
+    """A workflow's body calls what a replay would not repeat: a clock, a random source, a wait, a connection.
+
+    A warning, or with DBDURABLE_DETERMINISM=raise an error, when an executor opens.
+    """
 
 
 class DuplicateName(DurableError):

@@ -79,6 +79,9 @@ class Settings(BaseSettings):
     prepare: Literal["auto", "never", "always"] = "auto"
     """Prepared statements: where no pooler stands between, never, or always (PgBouncer's max_prepared_statements)."""
 
+    determinism: Literal["warn", "raise", "off"] = "warn"
+    """What happens when the body of a workflow calls a clock, a random source, a sleep or the network itself."""
+
     code_version: str = ""
     """Names the deployed code, so that a workflow that one version blocked can say which."""
 

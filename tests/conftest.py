@@ -20,6 +20,8 @@ from pytest_postgresql.executors import NoopExecutor
 from dbdurable._embedded import EmbeddedServer
 from tests.support.databases import Clone, Server, scratch_directory, scrub_environment
 
+pytest_plugins = ["dbdurable.testing.plugin"]
+
 # Named once by the process that starts the run, inherited by its workers. (PYTEST_XDIST_TESTRUNUID would do
 # for the workers, but the controller, which cleans up, does not know it.)
 OWNS_RUN = "DBDURABLE_TEST_RUN" not in os.environ
@@ -63,6 +65,12 @@ def postgresql_server() -> Iterator[Server]:
         return
     with embedded() as server:
         yield Server(server.url)
+
+
+@pytest.fixture(scope="session")
+def durable_server(postgresql_server: Server) -> str:
+    """The harness's databases are made on the same server."""
+    return postgresql_server.url
 
 
 @pytest.fixture(scope="session")

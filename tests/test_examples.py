@@ -56,6 +56,16 @@ def test_queues(database_url: str):
     assert run("queues", database_url) == [*in_order, "at most 3 at once", *paused]
 
 
+def test_shop_is_tested(server_url: str):
+    """As a user runs it: the plugin, a template and databases of its own."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLES / "test_shop.py")]
+    plugin = ["-p", "dbdurable.testing.plugin", "-c", os.devnull]
+    environment = {**os.environ, "DBDURABLE_TEST_DATABASE_URL": server_url}
+    done = subprocess.run([*command, *plugin], env=environment, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout
+    assert "4 passed" in done.stdout
+
+
 def test_saga(database_url: str):
     assert run("saga", database_url) == [
         "trip 1: booked",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from dbdurable._core.control import Diverged
-from dbdurable._core.path import sort_key
+from dbdurable._core.path import Line, sort_key
 
 LATE = 2**31 - 1
 """The position of a record that came late, from an epoch that is over: its place in the order of outcomes is
@@ -32,27 +32,39 @@ class Record(NamedTuple):
     output: str | None
     error: str | None
     attempts: int = 1
+    finished_us: int | None = None
+    """When it was written, by the database's clock; microseconds since 1970."""
 
 
 class Journal:
     """The records of one workflow, matched against the calls that its code makes."""
 
-    __slots__ = ("_called", "_left", "_records", "_seq", "_unread")
+    __slots__ = ("_called", "_last", "_left", "_records", "_seq", "_unread")
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
         self._records = {record.path: record for record in records}
         self._unread = set(self._records)
         self._called: list[tuple[str, str, str]] = []
+        self._last: dict[str, int] | None = None
         self._left: set[str] = set()
         self._seq = max((record.seq for record in self._records.values() if record.seq != LATE), default=0)
 
     def __len__(self) -> int:
         return len(self._records)
 
-    @property
-    def replaying(self) -> bool:
-        """Whether recorded calls are left that the code has not made yet."""
-        return bool(self._unread)
+    def is_ahead(self, line: Line) -> bool:
+        """Whether calls are recorded that the code has not made yet on this line, or on a branch from here on."""
+        return line.count < self._last_on(line.prefix)
+
+    def _last_on(self, prefix: str) -> int:
+        if self._last is None:
+            self._last = {}
+            for path in self._records:
+                parts = path.split(".")
+                for depth, part in enumerate(parts):
+                    above = "".join(f"{each}." for each in parts[:depth])
+                    self._last[above] = max(self._last.get(above, 0), int(part))
+        return self._last.get(prefix, 0)
 
     def match(self, path: str, kind: str, name: str) -> Record | None:
         """The record of this call, or None where the workflow is past its history.

@@ -16,31 +16,41 @@ class Line:
         ('1', '2', '3.1')
     """
 
-    __slots__ = ("_count", "_prefix", "thread")
+    __slots__ = ("_draws", "count", "prefix", "thread")
 
     def __init__(self, prefix: str = "") -> None:
-        self._prefix = prefix
-        self._count = 0
+        self.prefix = prefix
+        """What all its paths begin with: '' for the body itself, '3.' for the branch at position 3."""
+        self.count = 0
+        """How many calls were made on it."""
         self.thread: int | None = None
         """The thread whose calls it counts; None for a task's."""
-
-    @property
-    def prefix(self) -> str:
-        """What all its paths begin with: '' for the body itself, '3.' for the branch at position 3."""
-        return self._prefix
+        self._draws = 0
 
     def at(self, position: int) -> Line:
         """The line of a branch by its number: what `branch` gives to the one that is made in that place."""
-        return Line(f"{self._prefix}{position}.")
+        return Line(f"{self.prefix}{position}.")
 
     def take(self) -> str:
         """The next path of this line."""
-        self._count += 1
-        return f"{self._prefix}{self._count}"
+        self.count += 1
+        self._draws = 0
+        return f"{self.prefix}{self.count}"
 
     def branch(self) -> Line:
         """A line of its own below the next path."""
         return Line(f"{self.take()}.")
+
+    def draw(self) -> str:
+        """A name for the next value that is derived from this position: each is given once.
+
+        Example:
+            >>> body = Line()
+            >>> body.draw(), body.draw(), body.take(), body.draw()
+            ('0#1', '0#2', '1', '1#1')
+        """
+        self._draws += 1
+        return f"{self.prefix}{self.count}#{self._draws}"
 
 
 def sort_key(path: str) -> tuple[int, ...]:

@@ -195,7 +195,7 @@ class Claims:
                 if row[0] is None:
                     further = asked_to
                     continue
-            id, name, key, epoch, attempt, interrupt, input, deadline, queue, slots, rank, at = row
+            id, name, key, epoch, attempt, interrupt, input, deadline, queue, slots, began_us, rank, at = row
             definition = executor.definitions[name]
             frame = WorkflowFrame(
                 id=id,
@@ -211,6 +211,7 @@ class Claims:
                 queue=queue,
                 slots=slots,
                 interrupt=interrupt,
+                now_us=began_us,
             )
             executor.attempts.launch(definition, frame, batch, input)
             count += 1

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
+from dbdurable._core.clock import at
 from dbdurable._core.control import Unwind
 from dbdurable._core.journal import Journal, Record
 from dbdurable._executor.definition import Definition
@@ -34,26 +35,30 @@ class Direct:
         """Starts it here, runs it, and answers with its outcome; waits for it where it goes on elsewhere."""
         attempts, lease = self.executor.attempts, self.executor.lease
         batch = attempts.next_batch()
+        began_us = self.executor.runtime.database.clock_us()
+        start = replace(self.start, began_us=began_us)
         frame = WorkflowFrame(
-            id=self.start.id,
+            id=start.id,
             name=self.definition.name,
-            key=self.start.key,
+            key=start.key,
             epoch=1,
             attempt=1,
             lease=lease,
             journal=Journal(),
             is_async=self.definition.is_async,
             runtime=self.executor.runtime,
+            deadline=None if start.timeout_s is None else at(began_us + round(start.timeout_s * 1_000_000)),
+            now_us=began_us,
         )
         holder, ended = frame.id, False
         attempts.add(frame, batch, claimed=False)
         try:
-            if self.start.key is None and self.start.minted:
-                found, frame.pending = None, unkeyed_start(self.start, lease.executor_id, batch)
+            if start.key is None and start.minted:
+                found, frame.pending = None, unkeyed_start(start, lease.executor_id, batch)
             else:
-                found = yield from start_here(self.start, lease.executor_id, batch)
+                found = yield from start_here(start, lease.executor_id, batch)
             if found is None:
-                outcome = yield from attempts.flow(self.definition, frame, self.start.input)
+                outcome = yield from attempts.flow(self.definition, frame, start.input)
                 ended = True
                 if outcome.status is not None:
                     return value_of(frame, outcome)
@@ -82,7 +87,7 @@ def run_child(executor: Executor, definition: Definition, parent: WorkflowFrame,
     rows = yield from steadfast(ADOPT_CHILD, id, lease.executor_id, batch, frame=parent)
     if not rows:
         return False
-    epoch, attempt, interrupt, input, key, deadline = rows[0]
+    epoch, attempt, interrupt, input, key, deadline, began_us = rows[0]
     records = yield from steadfast(READ_JOURNAL, id, frame=parent)
     frame = WorkflowFrame(
         id=id,
@@ -96,6 +101,7 @@ def run_child(executor: Executor, definition: Definition, parent: WorkflowFrame,
         runtime=executor.runtime,
         deadline=deadline,
         interrupt=interrupt,
+        now_us=began_us,
     )
     ended = False
     attempts.add(frame, batch, claimed=False)

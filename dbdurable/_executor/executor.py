@@ -19,6 +19,7 @@ from dbdurable._core.retry import duration_s
 from dbdurable._executor.attempts import Attempts
 from dbdurable._executor.branches import number_tasks
 from dbdurable._executor.control import Control
+from dbdurable._executor.examine import examine
 from dbdurable._executor.heartbeat import Heartbeat
 from dbdurable._executor.listen import Listener
 from dbdurable._executor.runtime import boottime, check_blocking, run_in_thread
@@ -27,7 +28,7 @@ from dbdurable._io.drive import SyncDriver
 from dbdurable._protocol.lease import Lease
 from dbdurable._protocol.start import resend
 from dbdurable._sql import executor as sql
-from dbdurable.errors import BadConfiguration, WaitTimeout
+from dbdurable.errors import BadConfiguration, NonDeterministic, WaitTimeout
 from dbdurable.types import Duration, Queue
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Executor:
         DatabaseUnavailable: The database cannot be reached, or is read-only.
         SchemaMismatch: Its tables are older or newer than this package.
         BadConfiguration: Nothing is registered, or another executor of this Durable is open.
+        NonDeterministic: A body calls what a replay would not repeat, and DBDURABLE_DETERMINISM is `raise`.
     """
 
     def __init__(self, runtime: Runtime, queues: Collection[str | Queue] | None, threads: int, tasks: int) -> None:
@@ -171,6 +173,7 @@ class Executor:
             )
         for definition in definitions:
             _ = definition.arguments, definition.result  # annotations that cannot be stored fail here
+        examine(definitions, runtime.settings.determinism)
         self._take(definitions)
         database = runtime.database
         database.connections_max = max(database.connections_max, self.threads + 8)
@@ -206,7 +209,9 @@ class Executor:
         for definition in registry.runnable():
             try:
                 _ = definition.arguments, definition.result
-            except BadConfiguration as error:
+                if definition not in self.definitions.values():
+                    examine([definition], self.runtime.settings.determinism)
+            except (BadConfiguration, NonDeterministic) as error:
                 logger.error("%s %s cannot run here: %s", definition.kind, definition.name, error)
             else:
                 usable.append(definition)

@@ -104,6 +104,7 @@ class Heartbeat:
             self._new_life()
             return
         lease.renewed(sent_at)
+        executor.runtime.database.learn_clock(renewed[0][0])
         self._note_session()
         self._reconcile(held)
 

@@ -22,7 +22,7 @@ from dbdurable._io.drive import AsyncDriver, SyncDriver
 from dbdurable._io.source import PsycopgSource, Source
 from dbdurable._protocol.call import DurableCall
 from dbdurable._protocol.effects import Flow
-from dbdurable.errors import BadConfiguration, NotRunning, WrongColour
+from dbdurable.errors import BadConfiguration, Cancelled, NotRunning, WrongColour
 from dbdurable.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -208,10 +208,13 @@ class Runtime:
         it is; beside parallel branches it is returned in its turn.
         """
         turns = None if this is None else this.frame.turns
-        if this is None or turns is None or not turns.parallel:
+        if this is None:
             return self._drive(flow, own_async)
-        own = None if turns.recorded(this) is not None else own_async
-        return cast(R, turns.run(this, lambda: self._drive(flow, own), self._drive))
+        with _seen(this):
+            if turns is None or not turns.parallel:
+                return self._drive(flow, own_async)
+            own = None if turns.recorded(this) is not None else own_async
+            return cast(R, turns.run(this, lambda: self._drive(flow, own), self._drive))
 
     def _drive(self, flow: Flow[R], own_async: bool | None = None) -> R:
         if own_async:
@@ -223,10 +226,13 @@ class Runtime:
     async def adrive(self, flow: Flow[R], own_async: bool | None = None, this: DurableCall | None = None) -> R:
         """Runs a protocol for a caller in `async def` code."""
         turns = None if this is None else this.frame.turns
-        if this is None or turns is None or not turns.parallel:
+        if this is None:
             return await self._adrive(flow, own_async)
-        own = None if turns.recorded(this) is not None else own_async
-        return cast(R, await turns.run(this, lambda: self._adrive(flow, own), self._adrive))
+        with _seen(this):
+            if turns is None or not turns.parallel:
+                return await self._adrive(flow, own_async)
+            own = None if turns.recorded(this) is not None else own_async
+            return cast(R, await turns.run(this, lambda: self._adrive(flow, own), self._adrive))
 
     async def _adrive(self, flow: Flow[R], own_async: bool | None = None) -> R:
         if own_async is False:
@@ -251,6 +257,22 @@ class Runtime:
         if executor is None:
             raise NotRunning("an `async def` body needs an executor's loop: open `with durable.executor():`")
         return executor.loop
+
+
+class _seen:  # noqa: N801  (a context manager; contextlib's costs ten times as much)
+    """The body sees what comes of the call: its time moves on. A branch that was left sees nothing."""
+
+    __slots__ = ("_this",)
+
+    def __init__(self, this: DurableCall) -> None:
+        self._this = this
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or issubclass(kind, (Exception, Cancelled)):
+            self._this.frame.saw(self._this.written_us)
 
 
 _PSYCOPG = PsycopgSource()

@@ -77,7 +77,7 @@ class Database:
             weakref.WeakKeyDictionary()
         )
         self._clock_offset_s = 0.0
-        self._mint = UuidV7(lambda: int((time.monotonic() + self._clock_offset_s) * 1000))
+        self._mint = UuidV7(lambda: self.clock_us() // 1000)
 
     def _own(self) -> None:
         if self._pid != os.getpid():
@@ -127,8 +127,16 @@ class Database:
                     check(connection, self.schema)
                 row = connection.execute(CLOCK.text).fetchone()
                 assert row is not None
-                self._clock_offset_s = row[0] - time.monotonic()
+                self.learn_clock(row[0])
             self._ready = True
+
+    def learn_clock(self, now_s: float) -> None:
+        """Takes up what the server said just now; heartbeats repeat it, since the two clocks drift apart."""
+        self._clock_offset_s = now_s - time.monotonic()
+
+    def clock_us(self) -> int:
+        """The database's clock as this process knows it: microseconds since 1970; no I/O."""
+        return int((time.monotonic() + self._clock_offset_s) * 1_000_000)
 
     def new_id(self) -> Any:
         """A UUID version 7 by the database's clock."""

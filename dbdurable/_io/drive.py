@@ -147,17 +147,18 @@ class SyncDriver:
         self._reached("after call", effect.name, unit and unit.connection)
         return value
 
-    def _commit(self, effect: Commit) -> None:
+    def _commit(self, effect: Commit) -> int | None:
         unit = self._unit
         assert unit is not None
         point = " + ".join(record.statement.name for record in effect.records)
         self._reached("before", f"{point} + commit", unit.connection)
         try:
-            unit.commit(self._database.statements(effect.records))
+            written_us = unit.commit(self._database.statements(effect.records))
         except psycopg.Error as error:
             raise_meaning(error, unit.connection, self._database.schema)
         self._unit = None
         self._reached("after", f"{point} + commit", None)
+        return written_us
 
     def _rollback(self, effect: Rollback) -> bool:
         unit, self._unit = self._unit, None
@@ -293,17 +294,18 @@ class AsyncDriver:
         self._reached("after call", effect.name, unit and unit.connection)
         return value
 
-    async def _commit(self, effect: Commit) -> None:
+    async def _commit(self, effect: Commit) -> int | None:
         unit = self._unit
         assert unit is not None
         point = " + ".join(record.statement.name for record in effect.records)
         self._reached("before", f"{point} + commit", unit.connection)
         try:
-            await unit.commit(self._database.statements(effect.records))
+            written_us = await unit.commit(self._database.statements(effect.records))
         except psycopg.Error as error:
             raise_meaning(error, unit.connection, self._database.schema)
         self._unit = None
         self._reached("after", f"{point} + commit", None)
+        return written_us
 
     async def _rollback(self, effect: Rollback) -> bool:
         unit, self._unit = self._unit, None
@@ -373,7 +375,7 @@ def append_params(effect: Append) -> tuple[Any, ...]:
 
 def appended(rows: list[Row]) -> Appended:
     """What the statement APPEND said of one record; no row means that the workflow has ended."""
-    return Appended(mine=rows[0][2], wrote=rows[0][3]) if rows else Appended(mine=False, wrote=False)
+    return Appended(*rows[0][2:]) if rows else Appended(mine=False, wrote=False)
 
 
 _SYNC: dict[type, Any] = {

@@ -57,13 +57,17 @@ def check_writable(connection: Any) -> None:
         raise errors.ReadOnlySqlTransaction("the server takes no writes")
 
 
-def record_and_commit(connection: Any, records: Statements) -> Generator[Any, Any, str]:
-    """Sends the records and COMMIT, then reads all answers; returns COMMIT's command tag.
+def record_and_commit(connection: Any, records: Statements) -> Generator[Any, Any, tuple[str, int | None]]:
+    """Sends the records and COMMIT, then reads all answers.
+
+    Returns COMMIT's command tag, and the number that the last record returned: when it was written.
 
     Raises the psycopg error of whichever failed; the transaction is then in error, or over.
     """
     results = yield from _fly(connection, records, _COMMIT)
-    return (results[-1].command_status or b"").decode()
+    *_, record, ended = results
+    written_us = record.get_value(0, 0) if record.ntuples else None
+    return (ended.command_status or b"").decode(), None if written_us is None else int(written_us)
 
 
 def fly(connection: Any, statements: Statements) -> Generator[Any, Any, list[list[tuple[Any, ...]]]]:

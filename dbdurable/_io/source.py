@@ -37,8 +37,8 @@ class SyncUnit(Protocol):
     def settle(self) -> None:
         """Sends what is pending. Raises unless the transaction is still open and healthy."""
 
-    def commit(self, records: Statements) -> None:
-        """Writes the records and commits."""
+    def commit(self, records: Statements) -> int | None:
+        """Writes the records and commits; the answer is the number that the last one returns."""
 
     def rollback(self) -> bool:
         """Undoes everything and gives the connection back; False when it is dead."""
@@ -62,8 +62,8 @@ class AsyncUnit(Protocol):
     async def settle(self) -> None:
         """Sends what is pending. Raises unless the transaction is still open and healthy."""
 
-    async def commit(self, records: Statements) -> None:
-        """Writes the records and commits."""
+    async def commit(self, records: Statements) -> int | None:
+        """Writes the records and commits; the answer is the number that the last one returns."""
 
     async def rollback(self) -> bool:
         """Undoes everything and gives the connection back; False when it is dead."""
@@ -117,13 +117,14 @@ class _SyncPsycopgUnit:
             self.connection.wait(opened(self.connection))
         check_open(self.connection.info.transaction_status, self._step)
 
-    def commit(self, records: Statements) -> None:
+    def commit(self, records: Statements) -> int | None:
         connection = self.connection
         with connection.lock:
-            tag = connection.wait(record_and_commit(connection, records))
+            tag, returned = connection.wait(record_and_commit(connection, records))
         if tag != "COMMIT":
             raise NotInTransaction(f"transaction {self._step}: {ABORTED}")
         self._release()
+        return returned
 
     def rollback(self) -> bool:
         connection = self.connection
@@ -167,13 +168,14 @@ class _AsyncPsycopgUnit:
             await self.connection.wait(opened(self.connection))
         check_open(self.connection.info.transaction_status, self._step)
 
-    async def commit(self, records: Statements) -> None:
+    async def commit(self, records: Statements) -> int | None:
         connection = self.connection
         async with connection.lock:
-            tag = await connection.wait(record_and_commit(connection, records))
+            tag, returned = await connection.wait(record_and_commit(connection, records))
         if tag != "COMMIT":
             raise NotInTransaction(f"transaction {self._step}: {ABORTED}")
         await self._release()
+        return returned
 
     async def rollback(self) -> bool:
         connection = self.connection

@@ -45,6 +45,8 @@ class DurableCall:
     isolation: str | None = None
     row_factory: Any = None
 
+    written_us: int | None = None
+    """When its record was written, once it is there; microseconds since 1970."""
     left: bool = False
     """Whether its branch is not needed any more: nothing of it should commit from here on."""
 
@@ -89,6 +91,7 @@ def may_begin(this: DurableCall) -> Flow[Record | None]:
 
 def replayed(this: DurableCall, record: Record) -> Any:
     """What the body saw when the call was recorded: its value, or its error raised again."""
+    this.written_us = record.finished_us
     if record.error is None:
         return this.codec.decode(record.output)
     if record.error.startswith(_CANCELLED):
@@ -129,11 +132,14 @@ def appended(this: DurableCall, record: StepRecord) -> Flow[Appended]:
     tries = 0
     while True:
         try:
-            return (yield from append(this.frame.lease.executor_id, record))
+            answer = yield from append(this.frame.lease.executor_id, record)
         except (ConnectionLost, Transient):
             check_lease(this.frame)
             tries += 1
             yield from pause(rerun_delay_s(tries))
+        else:
+            this.written_us = answer.written_us
+            return answer
 
 
 def new_record(this: DurableCall, attempts: int, elapsed_s: float, output: str | None, error: str | None) -> StepRecord:
@@ -207,11 +213,12 @@ def record_failure(this: DurableCall, seq: int, attempts: int, elapsed_s: float,
     owner = (frame.lease.executor_id, frame.epoch)
     record = (frame.id, this.path, seq, this.kind, this.name, attempts, *owner, None, text, elapsed_s)
     try:
-        yield from steadfast(RECORD_FENCED, *record, frame=frame)
+        rows = yield from steadfast(RECORD_FENCED, *record, frame=frame)
     except Fenced:
         return (yield from fenced(this))
     except Duplicate:
         return (yield from adopt(this))  # it had committed after all
+    this.written_us = rows[0][0]
     raise seen
 
 

@@ -30,7 +30,8 @@ def start_child(this: DurableCall, start: Start) -> Flow[UUID]:
         owner = (frame.id, this.path, seq, frame.lease.executor_id, frame.epoch, this.kind)
         try:
             rows = yield from steadfast(START_CHILD, *start.params, *owner, frame=frame)
-            return UUID(rows[0][0])
+            id, this.written_us = rows[0]
+            return UUID(id)
         except Fenced:
             return UUID((yield from fenced(this)))
         except Duplicate:

@@ -50,7 +50,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Write the records and commit, in one exchange. Whatever it answers, the transaction is over."""
+    """Write the records and commit, in one exchange; the answer is when the last record was written.
+
+    Whatever it answers, the transaction is over.
+    """
 
     records: tuple[Query, ...]
 
@@ -90,6 +93,8 @@ class Appended:
 
     mine: bool
     wrote: bool
+    written_us: int | None = None
+    """When, by the database's clock; microseconds since 1970."""
 
 
 class Waiting(Protocol):
@@ -135,9 +140,10 @@ def call(function: Callable[[], R], timeout_s: float | None = None, name: str = 
     return value
 
 
-def commit(*records: Query) -> Flow[None]:
-    """Records and commits in one exchange."""
-    yield Commit(records)
+def commit(*records: Query) -> Flow[int | None]:
+    """Records and commits in one exchange; the answer is when the last record was written."""
+    written_us: int | None = yield Commit(records)
+    return written_us
 
 
 def rollback() -> Flow[bool]:

@@ -49,6 +49,8 @@ class WorkflowFrame:
     """Set once the attempt is over for the body: every durable call raises it again."""
     unawaited: dict[int, str] = field(default_factory=dict)
     """The names of asynchronous calls that were made and not awaited yet."""
+    now_us: int = 0
+    """What time it is for the body: when the latest record that it has seen was written, or when it began."""
     line: Line = field(default_factory=Line)
     branches: set[Any] = field(default_factory=set)
     """The tasks that the body has made and that have not ended."""
@@ -70,6 +72,11 @@ class WorkflowFrame:
         if this.seq is None:
             this.seq = self.journal.next_seq()
         return cast(int, this.seq)
+
+    def saw(self, written_us: int | None) -> None:
+        """The body goes on after a record that was written then. Its time never goes back."""
+        if written_us is not None and written_us > self.now_us:
+            self.now_us = written_us
 
     def unwind(self, reason: Unwind) -> Unwind:
         """Notes that the attempt is over, and returns what to raise."""
@@ -120,3 +127,9 @@ def ambient_tx(tx: Any) -> Any:
     if tx is None and isinstance(frame, StepFrame) and frame.kind == "transaction":
         return frame.handle
     return tx
+
+
+def is_replaying() -> bool:
+    """Whether this is a workflow's body that an earlier attempt has been through here."""
+    frame = current.get()
+    return isinstance(frame, WorkflowFrame) and frame.journal.is_ahead(current_line(frame))

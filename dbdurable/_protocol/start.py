@@ -79,6 +79,8 @@ class Start:
     key_reuse: bool = False
     minted: bool = True
     """Whether the id was made for this start; else the caller chose it, and it may be there already."""
+    began_us: int | None = None
+    """When a direct call began, by the database's clock as its process knows it; microseconds since 1970."""
 
     @property
     def params(self) -> tuple[Any, ...]:
@@ -139,6 +141,7 @@ def unkeyed_start(this: Start, executor_id: UUID, batch: int) -> Query:
             this.input,
             this.parent_id,
             batch,
+            this.began_us,
         ),
     )
 
@@ -162,6 +165,7 @@ def start_here(this: Start, executor_id: UUID, batch: int) -> Flow[UUID | None]:
             this.attributes,
             this.input,
             this.parent_id,
+            this.began_us,
         )
         if rows:
             return None

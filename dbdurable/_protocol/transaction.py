@@ -49,7 +49,7 @@ def transaction(this: DurableCall) -> Flow[Any]:
             if this.left:
                 raise Lost("the workflow goes on without this branch")
             record = _record(this, frame.next_seq(this), attempt, text)
-            yield from commit(record) if frame.pending is None else commit(frame.pending, record)
+            this.written_us = yield from commit(record) if frame.pending is None else commit(frame.pending, record)
             frame.pending = None
             return value
         except Fenced:

@@ -66,8 +66,9 @@ _END = """{late}
                   from pick where not expired group by 1) p
          where w.id = p.workflow_id and {rightly}
         returning w.id, w.name, w.key, w.epoch, w.attempt, w.interrupt, w.input, w.deadline, w.queue, w.slots,
-                  p.rank, p.at),{held}
-    select id, name, key, epoch, attempt, interrupt, input::text, deadline, queue, slots, rank, at from own
+                  w.started_at, p.rank, p.at),{held}
+    select id, name, key, epoch, attempt, interrupt, input::text, deadline, queue, slots,
+           (extract(epoch from started_at) * 1000000)::bigint, rank, at from own
     """
 """Of the claims of queues that nothing limits."""
 
@@ -262,7 +263,7 @@ CLAIM_LIMITED: Final = Statement(
                   from paid_twice x where goes_too group by 1) p
          where w.id = p.workflow_id and {rightly}
         returning w.id, w.name, w.key, w.epoch, w.attempt, w.interrupt, w.input, w.deadline, w.queue, w.slots,
-                  p.rank, p.at, p.line, p.takes, p.fresh, p.cost),
+                  w.started_at, p.rank, p.at, p.line, p.takes, p.fresh, p.cost),
     taken as (
         select x.partition, count(*) filter (where o.takes and x.partition = any(o.slots)) as slots,
                coalesce(sum(o.cost) filter (where o.fresh), 0) as cost
@@ -275,10 +276,11 @@ CLAIM_LIMITED: Final = Statement(
           from taken t left join line l on l.key = t.partition left join whole on t.partition = ''
          where k.queue = $1 and k.partition = t.partition
            and (t.slots > 0 or t.cost > 0 and (l.tokens is not null or whole.tokens is not null))),{held}
-    select id, name, key, epoch, attempt, interrupt, input::text, deadline, queue, slots, rank, at, null as asked_to
+    select id, name, key, epoch, attempt, interrupt, input::text, deadline, queue, slots,
+           (extract(epoch from started_at) * 1000000)::bigint, rank, at, null as asked_to
       from own
     union all
-    select null, null, null, null, null, null, null, null, null, null, null, null, max(partition)
+    select null, null, null, null, null, null, null, null, null, null, null, null, null, max(partition)
       from asked having count(*) = $8
     """
     ),
@@ -290,9 +292,10 @@ CLAIMED_JOURNALS: Final = Statement(
     # while it waited. LATERAL, because CLAIM_PLAN's settings hold here too: a plain join that is to be
     # sorted by workflow would read the whole journal by its primary key.
     """
-    select j.workflow_id, j.path, j.seq, j.kind, j.name, j.output, j.error, j.attempts
+    select j.workflow_id, j.path, j.seq, j.kind, j.name, j.output, j.error, j.attempts, j.finished_us
       from {schema}.lease l cross join unnest(l.ids) as i(id) cross join lateral (
-           select s.workflow_id, s.path, s.seq, s.kind::text, s.name, s.output::text, s.error::text, s.attempts
+           select s.workflow_id, s.path, s.seq, s.kind::text, s.name, s.output::text, s.error::text, s.attempts,
+                  (extract(epoch from s.finished_at) * 1000000)::bigint as finished_us
              from {schema}.step s where s.workflow_id = i.id order by s.seq) j
      where l.executor_id = $1::uuid and l.batch >= $2::bigint
     """,

@@ -46,11 +46,11 @@ SESSION: Final = Statement(
 
 BEAT: Final = Statement(
     "beat",
-    # Never revives: an executor that has expired, or was declared dead, gets no row.
+    # Never revives: an executor that has expired, or was declared dead, gets no row. Tells the time.
     """
     update {schema}.executor set expires_at = clock_timestamp() + make_interval(secs => $2::float8)
      where id = $1::uuid and expires_at > clock_timestamp()
-    returning true
+    returning extract(epoch from clock_timestamp())::float8
     """,
 )
 

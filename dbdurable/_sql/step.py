@@ -22,6 +22,7 @@ RECORD_IN_TRANSACTION: Final = Statement(
                    where w.id = $1 and w.executor_id = $7::uuid and w.epoch = $8::int and w.status = 'running'
                      for share), {schema}.fenced()),
         now(), clock_timestamp(), $9::json)
+    returning (extract(epoch from finished_at) * 1000000)::bigint
     """,
 )
 
@@ -37,6 +38,7 @@ RECORD_FENCED: Final = Statement(
                    where w.id = $1 and w.executor_id = $7::uuid and w.epoch = $8::int and w.status = 'running'
                      for share), {schema}.fenced()),
         clock_timestamp() - make_interval(secs => $11::float8), clock_timestamp(), $9::json, $10::json)
+    returning (extract(epoch from finished_at) * 1000000)::bigint
     """,
 )
 
@@ -62,8 +64,9 @@ APPEND: Final = Statement(
                output::json, error::json
           from f where mine or error is null
         on conflict do nothing
-        returning workflow_id, path)
-    select f.workflow_id, f.path, f.mine, i.path is not null as wrote
+        returning workflow_id, path, finished_at)
+    select f.workflow_id, f.path, f.mine, i.path is not null as wrote,
+           (extract(epoch from i.finished_at) * 1000000)::bigint as finished_us
       from f left join i on i.workflow_id = f.workflow_id and i.path = f.path
     """,
 )
@@ -83,7 +86,8 @@ PLACE_RECORD: Final = Statement(
 READ_STEP: Final = Statement(
     "read_step",
     """
-    select path, seq, kind::text, name, output::text, error::text, attempts
+    select path, seq, kind::text, name, output::text, error::text, attempts,
+           (extract(epoch from finished_at) * 1000000)::bigint
       from {schema}.step where workflow_id = $1::uuid and path = $2::text
     """,
 )
@@ -91,7 +95,8 @@ READ_STEP: Final = Statement(
 READ_JOURNAL: Final = Statement(
     "read_journal",
     """
-    select path, seq, kind::text, name, output::text, error::text, attempts
+    select path, seq, kind::text, name, output::text, error::text, attempts,
+           (extract(epoch from finished_at) * 1000000)::bigint
       from {schema}.step where workflow_id = $1::uuid order by seq
     """,
 )

@@ -8,7 +8,8 @@ from dbdurable._sql.statement import Statement
 
 START_HERE: Final = Statement(
     "start_here",
-    # A direct call: born running and owned by the caller's executor, whose lease row is written with it.
+    # A direct call: born running and owned by the caller's executor, whose lease row is written with it. It
+    # begins when the caller's process says so, since its body may ask for the time before this is committed.
     # With a key, nothing is written when the key is taken.
     """
     with k as (
@@ -20,9 +21,9 @@ START_HERE: Final = Statement(
         insert into {schema}.workflow (
             id, name, queue, partition, priority, max_attempts, parent_id, key, created_at,
             deadline, attributes, input, status, epoch, executor_id, attempt, started_at)
-        select $1, $2, $3::text, '', 0, $4::smallint, $11::uuid, $8, clock_timestamp(),
-               clock_timestamp() + make_interval(secs => $5::float8), $9::jsonb, $10, 'running', 1, $6::uuid, 1,
-               clock_timestamp()
+        select $1, $2, $3::text, '', 0, $4::smallint, $11::uuid, $8, t.began,
+               t.began + make_interval(secs => $5::float8), $9::jsonb, $10, 'running', 1, $6::uuid, 1, t.began
+          from (select 'epoch'::timestamptz + $12::bigint * interval '1 microsecond') as t(began)
          where $8 is null or exists (select from k)
         on conflict (id) do nothing
         returning id)
@@ -48,9 +49,9 @@ START_HERE_UNKEYED: Final = Statement(
         insert into {schema}.workflow (
             id, name, queue, partition, priority, max_attempts, parent_id, created_at,
             deadline, attributes, input, status, epoch, executor_id, attempt, started_at)
-        values ($1::uuid, $2::text, $3::text, '', 0, $4::smallint, $9::uuid, clock_timestamp(),
-                clock_timestamp() + make_interval(secs => $5::float8), $7::jsonb, $8::json, 'running', 1, $6::uuid, 1,
-                clock_timestamp())
+        select $1::uuid, $2::text, $3::text, '', 0, $4::smallint, $9::uuid, t.began,
+               t.began + make_interval(secs => $5::float8), $7::jsonb, $8::json, 'running', 1, $6::uuid, 1, t.began
+          from (select 'epoch'::timestamptz + $11::bigint * interval '1 microsecond') as t(began)
         on conflict (id) do nothing
         returning id)
     insert into {schema}.lease (executor_id, batch, ids)
@@ -239,7 +240,7 @@ START_CHILD: Final = Statement(
             timeout => make_interval(secs => $11::float8), attributes => $12::jsonb, max_attempts => $13::int,
             parent_id => $14::uuid, registered => $15::boolean, known_queue => $16::boolean, cost => $17::int,
             key_reuse => $18::boolean)))
-    returning output #>> '{}'
+    returning output #>> '{}', (extract(epoch from finished_at) * 1000000)::bigint
     """,
 )
 
@@ -257,9 +258,10 @@ ADOPT_CHILD: Final = Statement(
          where w.id = $1::uuid and w.status = 'queued'
            and not exists (select from {schema}.wait t where t.workflow_id = w.id and t.kind = 'start')
            and not exists (select from {schema}.queue q where q.name = w.queue and (q.limited or q.paused))
-        returning w.id, w.epoch, w.attempt, w.interrupt, w.input, w.key, w.deadline),
+        returning w.id, w.epoch, w.attempt, w.interrupt, w.input, w.key, w.deadline, w.started_at),
     held as (
         insert into {schema}.lease (executor_id, batch, ids) select $2, $3::bigint, array[id] from own)
-    select epoch, attempt, interrupt, input::text, key, deadline from own
+    select epoch, attempt, interrupt, input::text, key, deadline,
+           (extract(epoch from started_at) * 1000000)::bigint from own
     """,
 )

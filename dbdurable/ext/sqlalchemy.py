@@ -172,6 +172,7 @@ class _Borrowed(Generic[Owner]):
         self._before: Any = None
         self._rolled_back = False
         self._committed = False
+        self._written_us: int | None = None
         self._failure: BaseException | None = None
 
     # -- around the step's function ----------------------------------------------------------------------
@@ -267,7 +268,7 @@ class _Unit(_Borrowed[Session | Connection]):
             self._session.flush()
             self._check()
 
-    def commit(self, records: Statements) -> None:
+    def commit(self, records: Statements) -> int | None:
         """Lets SQLAlchemy commit; its COMMIT carries the record."""
         driver: psycopg.Connection[Any] = self.connection
 
@@ -276,9 +277,10 @@ class _Unit(_Borrowed[Session | Connection]):
             try:
                 with driver.pipeline():
                     for _, text, params in records:
-                        RawCursor(driver, row_factory=tuple_row).execute(text, params)
+                        answer = RawCursor(driver, row_factory=tuple_row).execute(text, params)
                     ended = Cursor(driver).execute("commit", prepare=False)
                 self._check_ended(ended.statusmessage)
+                self._written_us = _number(answer.fetchone())
             except BaseException as error:
                 self._failure = error
                 raise
@@ -294,6 +296,7 @@ class _Unit(_Borrowed[Session | Connection]):
                 _unshadow(driver, "commit")
         self._after_commit(caught)
         _quietly(self._owner.close)
+        return self._written_us
 
     def rollback(self) -> bool:
         """Undoes everything and gives the connection back to its pool; False when it is dead."""
@@ -331,7 +334,7 @@ class _AsyncUnit(_Borrowed[AsyncSession | AsyncConnection]):
             await self._owner.flush()
             self._check()
 
-    async def commit(self, records: Statements) -> None:
+    async def commit(self, records: Statements) -> int | None:
         """Lets SQLAlchemy commit; its COMMIT carries the record."""
         driver: psycopg.AsyncConnection[Any] = self.connection
 
@@ -340,9 +343,10 @@ class _AsyncUnit(_Borrowed[AsyncSession | AsyncConnection]):
             try:
                 async with driver.pipeline():
                     for _, text, params in records:
-                        await AsyncRawCursor(driver, row_factory=tuple_row).execute(text, params)
+                        answer = await AsyncRawCursor(driver, row_factory=tuple_row).execute(text, params)
                     ended = await AsyncCursor(driver).execute("commit", prepare=False)
                 self._check_ended(ended.statusmessage)
+                self._written_us = _number(await answer.fetchone())
             except BaseException as error:
                 self._failure = error
                 raise
@@ -358,6 +362,7 @@ class _AsyncUnit(_Borrowed[AsyncSession | AsyncConnection]):
                 _unshadow(driver, "commit")
         self._after_commit(caught)
         await _aquietly(self._owner.close)
+        return self._written_us
 
     async def rollback(self) -> bool:
         """Undoes everything and gives the connection back to its pool; False when it is dead."""
@@ -430,6 +435,11 @@ def _check_transactional(driver: Any, step: str) -> None:
 def _note_backend(driver: Any, row: tuple[Any, ...] | None) -> None:
     """The session's identity, so that it can be ended after a COMMIT without an answer (not behind a pooler)."""
     driver.backend = row if row is not None and row[0] == driver.info.backend_pid else None
+
+
+def _number(row: tuple[Any, ...] | None) -> int | None:
+    """What the last record returned."""
+    return None if row is None else int(row[0])
 
 
 def _execution_options(isolation: str | None) -> Any:

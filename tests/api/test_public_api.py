@@ -16,14 +16,15 @@ PACKAGE = [
     "AsyncCall", "AsyncClient", "AsyncFunction", "AsyncHandle", "AsyncStep", "AsyncTransaction", "AsyncWorkflow",
     "Batch", "Call", "Cancelled", "Client", "Completion", "Config", "CurrentStep", "CurrentWorkflow", "Durable",
     "DurableError", "Duration", "Executor", "Function", "Handle", "NonRetryable", "Options", "Queue", "QueueInfo",
-    "Rate", "Retry", "RetryAfter", "Source", "Status", "Step", "StepInfo", "Transaction", "Workflow", "WorkflowInfo",
-    "__version__", "aio", "current_step", "current_workflow", "errors", "fan_out", "gather", "race", "run_step",
+    "Rate", "Retry", "RetryAfter", "Source", "Status", "Step", "StepInfo", "Transaction", "Workflow",
+    "WorkflowFilter", "WorkflowInfo", "__version__", "aio", "current_step", "current_workflow", "errors", "fan_out",
+    "gather", "get_logger", "now", "race", "rng", "run_step", "uuid4",
 ]  # fmt: skip
 ERRORS = [
     "AttemptsExhausted", "BadArgument", "BadConfiguration", "Cancelled", "DatabaseUnavailable", "DuplicateName",
-    "DurableError", "KeyConflict", "NonRetryable", "NotInTransaction", "NotInWorkflow", "NotRunning", "QueueFull",
-    "RemoteError", "RetryAfter", "SchemaMismatch", "StepTimeout", "UnknownQueue", "UnknownWorkflow", "WaitTimeout",
-    "WorkflowBlocked", "WorkflowCancelled", "WrongColour",
+    "DurableError", "KeyConflict", "NonDeterministic", "NonRetryable", "NotInTransaction", "NotInWorkflow",
+    "NotRunning", "QueueFull", "RemoteError", "RetryAfter", "SchemaMismatch", "StepTimeout", "UnknownQueue",
+    "UnknownWorkflow", "WaitTimeout", "WorkflowBlocked", "WorkflowCancelled", "WrongColour",
 ]  # fmt: skip
 TYPES = [
     "AsyncTx", "Batch", "Completion", "Duration", "Options", "Queue", "QueueInfo", "Rate", "Retry", "Status",

@@ -72,8 +72,9 @@ def overwrite_records() -> None:
     """Whoever writes last is right: the primary key decides nothing any more."""
     remove_fence()
     step.RECORD_IN_TRANSACTION.text = (  # type: ignore[assignment]
-        step.RECORD_IN_TRANSACTION.text.rstrip()
-        + " on conflict (workflow_id, path) do update set output = excluded.output"
+        step.RECORD_IN_TRANSACTION.text.replace(
+            "    returning", "on conflict (workflow_id, path) do update set output = excluded.output returning"
+        )
     )
 
 

@@ -199,7 +199,7 @@ def test_recovery_without_the_owner_predicate_would(held: UUID, connection: Conn
 def test_a_second_record_is_refused_whoever_brings_it(connection: Connection) -> None:
     case, text = CASES[0], CASES[0].statement.render("dbdurable")
     for wrong in ("", " on conflict (workflow_id, path) do update set output = excluded.output"):
-        twice = text + wrong
+        twice = text.replace("    returning", f"{wrong}\n    returning")
         if wrong:
             assert _both_accepted(connection, twice, case)
         else:

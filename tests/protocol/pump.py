@@ -223,6 +223,7 @@ def records_failure(
     answer: Any = (), *, error: Any = ..., attempts: Any = ..., epoch: Any = ..., seq: Any = ...
 ) -> Entry:
     """The error of a transaction, fenced, in a transaction of its own."""
+    answer = answer if isinstance(answer, BaseException) else [(5,)]
     entry = queries(RECORD_FENCED, answer, {3: seq, 6: attempts, 7: ME, 8: epoch, 9: None})
 
     def check(effect: Query) -> None:

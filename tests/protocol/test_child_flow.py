@@ -37,7 +37,7 @@ CHILD, STRANGER = UUID(int=0xC1), UUID(int=0xC2)
 START = Start(CHILD, "ship", "{}", parent_id=ID)
 
 
-def starts(answer: Any = ((str(CHILD),),), epoch: int = 3) -> Entry:
+def starts(answer: Any = ((str(CHILD), 5),), epoch: int = 3) -> Entry:
     return queries(START_CHILD, answer, {1: "ship", 5: CHILD, 19: ID, 20: "1", 22: ME, 23: epoch, 24: "child"})
 
 
@@ -97,7 +97,7 @@ def test_the_recorded_id_starts_nothing() -> None:
 
 def test_the_id_may_be_another_one_than_was_asked_for() -> None:
     """With a key, the one that holds it."""
-    assert pump(start_of(World()), starts([(str(STRANGER),)])) == STRANGER
+    assert pump(start_of(World()), starts([(str(STRANGER), 5)])) == STRANGER
 
 
 def test_a_start_whose_answer_was_lost_finds_its_record() -> None:

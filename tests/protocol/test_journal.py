@@ -12,7 +12,7 @@ from tests.protocol.pump import recorded
 
 def test_a_new_journal_is_past_its_history() -> None:
     journal = Journal()
-    assert (len(journal), journal.replaying, journal.match("1", "step", "charge")) == (0, False, None)
+    assert (len(journal), journal.is_ahead(Line()), journal.match("1", "step", "charge")) == (0, False, None)
     assert [journal.next_seq(), journal.next_seq()] == [1, 2]
     journal.check_complete()
 
@@ -21,10 +21,27 @@ def test_records_are_matched_by_path_and_seq_goes_on() -> None:
     second, first = recorded("2", path="2", seq=9), recorded("1", seq=4)
     journal = Journal([second, first])
     assert journal.match("1", "step", "charge") is first
-    assert journal.replaying
     assert journal.match("2", "step", "charge") is second
-    assert not journal.replaying
     assert journal.next_seq() == 10
+
+
+def test_a_line_is_replaying_while_records_are_ahead_on_it() -> None:
+    journal = Journal([recorded("1"), recorded("1", path="2.1.3"), recorded("1", path="2.2"), recorded("1", path="3")])
+    body = Line()
+    seen = [journal.is_ahead(body)]
+    body.take()
+    branch = body.branch()
+    seen.append(journal.is_ahead(body))
+    inner = branch.branch()
+    assert [journal.is_ahead(branch), journal.is_ahead(inner)] == [True, True]
+    branch.take()
+    assert [journal.is_ahead(branch), journal.is_ahead(inner)] == [False, True]
+    for _ in range(3):
+        inner.take()
+    assert not journal.is_ahead(inner)
+    body.take()
+    assert [*seen, journal.is_ahead(body)] == [True, True, False]
+    assert not journal.is_ahead(body.branch())
 
 
 def test_the_difference_names_history_code_and_causes() -> None:

@@ -1,5 +1,6 @@
 """Starting from outside, direct calls, and waiting for a result."""
 
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -115,9 +116,10 @@ def test_the_id_is_somebody_elses() -> None:
 
 def test_the_start_that_rides_a_commit_has_the_same_columns() -> None:
     whole = Start(ID, "checkout", "{}", None, "slow", timeout_s=5.0, attributes="[]", max_attempts=3, parent_id=OTHER)
+    whole = replace(whole, began_us=8)
     query = unkeyed_start(whole, ME, 7)
     assert query.statement is START_HERE_UNKEYED
-    assert query.params == (ID, "checkout", "slow", 3, 5.0, ME, "[]", "{}", OTHER, 7)
+    assert query.params == (ID, "checkout", "slow", 3, 5.0, ME, "[]", "{}", OTHER, 7, 8)
 
 
 # ---- the result --------------------------------------------------------------------------------------------
