@@ -13,13 +13,13 @@ from flows import awork, durable, work
 @durable.workflow
 def hang() -> None:
     hanging.set()
-    time.sleep(3600)
+    time.sleep(3600)  # dbdurable: allow
 
 
 @durable.workflow
 async def ahang() -> None:
     hanging.set()
-    await asyncio.sleep(3600)
+    await asyncio.sleep(3600)  # dbdurable: allow
 
 
 hanging = threading.Event()
