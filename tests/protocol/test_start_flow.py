@@ -12,6 +12,7 @@ from dbdurable._core.failure import encode_failure
 from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.start import (
     CLAIM_WARNING_S,
+    POLL_GROWTH,
     POLL_S_FIRST,
     RESENDS_MAX,
     Start,
@@ -173,7 +174,7 @@ def test_an_unknown_one() -> None:
 
 
 def test_looks_grow_rarer() -> None:
-    script = [has("running"), pauses(POLL_S_FIRST), has("paused"), pauses(POLL_S_FIRST * 1.5)]
+    script = [has("running"), pauses(POLL_S_FIRST), has("paused"), pauses(POLL_S_FIRST * POLL_GROWTH)]
     assert pump(Watch().flow(), *script, has("succeeded", "1")) == 1
 
 
