@@ -54,12 +54,24 @@ if TYPE_CHECKING:
         StepInfo,
         WorkflowInfo,
     )
+    from dbdurable.waiting import (
+        AsyncPromise,
+        Promise,
+        progress,
+        promise,
+        recv,
+        send,
+        set_event,
+        sleep,
+        sleep_until,
+    )
 
 __all__ = [
     "AsyncCall",
     "AsyncClient",
     "AsyncFunction",
     "AsyncHandle",
+    "AsyncPromise",
     "AsyncStep",
     "AsyncTransaction",
     "AsyncWorkflow",
@@ -79,6 +91,7 @@ __all__ = [
     "Handle",
     "NonRetryable",
     "Options",
+    "Promise",
     "Queue",
     "QueueInfo",
     "Rate",
@@ -101,9 +114,16 @@ __all__ = [
     "gather",
     "get_logger",
     "now",
+    "progress",
+    "promise",
     "race",
+    "recv",
     "rng",
     "run_step",
+    "send",
+    "set_event",
+    "sleep",
+    "sleep_until",
     "uuid4",
 ]
 
@@ -123,6 +143,7 @@ _MODULES = {
     "logs": "WorkflowFilter get_logger",
     "parallel": "fan_out gather race",
     "types": "Batch Completion Duration Options Queue QueueInfo Rate Retry Status StepInfo WorkflowInfo",
+    "waiting": "AsyncPromise Promise progress promise recv send set_event sleep sleep_until",
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
 

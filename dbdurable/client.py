@@ -13,6 +13,7 @@ from dbdurable._core.names import check_name
 from dbdurable._core.queues import queue_settings
 from dbdurable._core.show import shown
 from dbdurable._executor.definition import RemoteDefinition
+from dbdurable._executor.exchange import Completion, complete_flow, rejected, resolved
 from dbdurable._executor.runtime import Configuration, Runtime, check_blocking
 from dbdurable._executor.starts import workflow_id
 from dbdurable._io.borrow import arun_in, run_in
@@ -244,6 +245,31 @@ class Client(_Client):
         check_blocking("client.resume_queue()", "await client.aio.resume_queue(...)")
         self.runtime.drive(self.resume_queue_flow(queue))
 
+    def resolve(self, token: str, value: object = None, *, tx: SyncTx | None = None) -> None:
+        """Completes a promise: its `result()` returns `value`. With `tx=`, if and only if that commits.
+
+        Raises:
+            UnknownPromise: No workflow has made a promise with this token.
+            PromiseCompleted: It was resolved or rejected before.
+            WorkflowFinished: Its workflow has ended: nobody waits for it any more.
+        """
+        check_blocking("client.resolve()", "await client.aio.resolve()")
+        self._complete(resolved(token, value), tx)
+
+    def reject(self, token: str, reason: str, *, tx: SyncTx | None = None) -> None:
+        """Fails a promise: its `result()` raises PromiseRejected with `reason`. Raises as `resolve` does."""
+        check_blocking("client.reject()", "await client.aio.reject()")
+        self._complete(rejected(token, reason), tx)
+
+    def _complete(self, this: Completion, tx: Any) -> None:
+        tx = ambient_tx(tx)
+        if tx is None:
+            self.runtime.drive(complete_flow(this))
+            self.runtime.notifier.requeued()
+            return
+        query, database = this.query(None), self.runtime.database
+        run_in(tx, database.text(query.statement), query.params, database.schema)
+
     def close(self) -> None:
         """Closes its connections."""
         self.runtime.close()
@@ -308,6 +334,23 @@ class AsyncClient(_Client):
     async def resume_queue(self, queue: str | Queue) -> None:
         """Lets a paused queue go on."""
         await self.runtime.adrive(self.resume_queue_flow(queue))
+
+    async def resolve(self, token: str, value: object = None, *, tx: AsyncTx | None = None) -> None:
+        """Completes a promise; see `Client.resolve`."""
+        await self._complete(resolved(token, value), tx)
+
+    async def reject(self, token: str, reason: str, *, tx: AsyncTx | None = None) -> None:
+        """Fails a promise; see `Client.reject`."""
+        await self._complete(rejected(token, reason), tx)
+
+    async def _complete(self, this: Completion, tx: Any) -> None:
+        tx = ambient_tx(tx)
+        if tx is None:
+            await self.runtime.adrive(complete_flow(this))
+            self.runtime.notifier.requeued()
+            return
+        query, database = this.query(None), self.runtime.database
+        await arun_in(tx, database.text(query.statement), query.params, database.schema)
 
     async def aclose(self) -> None:
         """Closes its connections on this loop."""

@@ -17,14 +17,16 @@ from dbdurable._executor.calls import (
     check_colour,
     plain_call,
 )
+from dbdurable._executor.exchange import message_of
 from dbdurable._executor.face import Face
-from dbdurable._executor.runtime import Runtime, check_blocking
+from dbdurable._executor.runtime import check_blocking
+from dbdurable._executor.talk import awaited
 from dbdurable._io.borrow import arun_in, run_in
 from dbdurable._protocol.call import DurableCall
 from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.frame import WorkflowFrame, current
 from dbdurable._protocol.start import Start, start
-from dbdurable._sql.workflow import START
+from dbdurable._sql.workflow import START, START_AND_SEND
 from dbdurable.handle import AsyncHandle, Handle
 from dbdurable.types import AsyncTx, Options, SyncTx
 
@@ -133,7 +135,7 @@ class AsyncFunction(Face, Generic[P, R_co]):
             plain = plain_call(call, frame)
             if plain is not None:
                 return _acall_plain(plain)
-            return _adrive(self.runtime, self.flow(call), frame, self.name)
+            return awaited(self.runtime, self.flow(call), frame, self.name)
 
         def start(self, *args, **kwargs):
             """Starts it in the background and returns its handle; with a key: once."""
@@ -194,24 +196,6 @@ async def _acall_plain(plain: Callable[[], Any]) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
-def _adrive(
-    runtime: Runtime, call: tuple[Flow[Any], bool, DurableCall | None], frame: Any, name: str
-) -> Coroutine[Any, Any, Any]:
-    """The coroutine of a call; one that is never awaited is named when the workflow's body ends."""
-    token = object()
-    if isinstance(frame, WorkflowFrame):
-        frame.unawaited[id(token)] = name
-
-    async def run() -> Any:
-        if isinstance(frame, WorkflowFrame):
-            frame.unawaited.pop(id(token), None)
-        return await runtime.adrive(*call)
-
-    coroutine: Any = run()
-    coroutine.__qualname__ = name  # what Python's own warning calls it
-    return cast("Coroutine[Any, Any, Any]", coroutine)
-
-
 class Call(Generic[R_co]):
     """A call as a value: arguments and options, not called yet."""
 
@@ -225,6 +209,26 @@ class Call(Generic[R_co]):
     def start(self) -> Handle[R_co]:
         """Starts it in the background."""
         return self.function.start(*self.args, **self.kwargs)
+
+    def send(self, topic: str, value: object, /) -> Handle[R_co]:
+        """Starts it unless its key is there, and sends it a message: one commit. Give it a key, or it always starts.
+
+        Raises:
+            WorkflowFinished: The one that holds the key has ended. Nothing was started or sent.
+
+        Example:
+            >>> cart.options(key="cart-1").bind("ann").send("add", "sku-7")     # doctest: +SKIP
+        """
+        function, message = self.function, message_of(topic, value)
+        check_blocking("call.send()", "await call.send() of an AsyncCall, f.aio.bind(...)")
+        tx = function.ambient_tx()
+        this = function.start_of(self.args, self.kwargs, own_id=tx is None)
+        if tx is None:
+            id = function.runtime.drive(function.start_and_send_flow(this, message))
+        else:
+            database = function.runtime.database_for_tx()
+            id = run_in(tx, database.text(START_AND_SEND), (*this.params, *message), database.schema)[0][0]
+        return cast("Handle[R_co]", function.started(Handle, this, id, tx))
 
 
 class AsyncCall(Generic[R_co]):
@@ -240,6 +244,22 @@ class AsyncCall(Generic[R_co]):
     async def start(self) -> AsyncHandle[R_co]:
         """Starts it in the background."""
         return await self.function.start(*self.args, **self.kwargs)
+
+    async def send(self, topic: str, value: object, /) -> AsyncHandle[R_co]:
+        """Starts it unless its key is there, and sends it a message: one commit; see `Call.send`."""
+        function, message = self.function, message_of(topic, value)
+        tx = function.ambient_tx()
+        if tx is None:
+            if not isinstance(current.get(), WorkflowFrame):
+                await function.runtime.database.async_pool()  # connects off the loop, before the id is made
+            this = function.start_of(self.args, self.kwargs)
+            id = await function.runtime.adrive(function.start_and_send_flow(this, message))
+        else:
+            this = function.start_of(self.args, self.kwargs, own_id=False)
+            database = await asyncio.to_thread(function.runtime.database_for_tx)
+            params = (*this.params, *message)
+            id = (await arun_in(tx, database.text(START_AND_SEND), params, database.schema))[0][0]
+        return cast("AsyncHandle[R_co]", function.started(AsyncHandle, this, id, tx))
 
 
 class _Sync(Function[P, R_co]):

@@ -24,16 +24,20 @@ __all__ = [
     "NotInTransaction",
     "NotInWorkflow",
     "NotRunning",
+    "PromiseCompleted",
+    "PromiseRejected",
     "QueueFull",
     "RemoteError",
     "RetryAfter",
     "SchemaMismatch",
     "StepTimeout",
+    "UnknownPromise",
     "UnknownQueue",
     "UnknownWorkflow",
     "WaitTimeout",
     "WorkflowBlocked",
     "WorkflowCancelled",
+    "WorkflowFinished",
     "WrongColour",
 ]
 
@@ -99,6 +103,22 @@ class SchemaMismatch(DurableError):
 
 class WaitTimeout(DurableError, TimeoutError):
     """The time to wait for a result, message or event is over; what was waited for goes on."""
+
+
+class WorkflowFinished(DurableError):
+    """The workflow has ended: nobody would read a message to it, and it sets no event any more."""
+
+
+class UnknownPromise(DurableError):
+    """No workflow of this schema has made a promise with that token: it was mistyped, cut short or made up."""
+
+
+class PromiseCompleted(DurableError):
+    """The promise was resolved or rejected before: the first outcome stays."""
+
+
+class PromiseRejected(DurableError):
+    """Somebody rejected the promise; the message is the reason that they gave."""
 
 
 class StepTimeout(DurableError, TimeoutError):

@@ -7,7 +7,7 @@ import logging
 import typing
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast, overload
 from uuid import UUID
 
 from dbdurable._core import limits
@@ -16,17 +16,21 @@ from dbdurable._core.retry import duration_s
 from dbdurable._core.show import shown
 from dbdurable._executor.calls import place_of
 from dbdurable._executor.direct import run_child
+from dbdurable._executor.exchange import NOTHING, event_flow, heard, message_of, send_flow, send_in_tx
 from dbdurable._executor.runtime import Runtime, boottime, check_blocking
+from dbdurable._io.borrow import arun_in, run_in
 from dbdurable._protocol.call import DurableCall
 from dbdurable._protocol.child import RunChild, await_child
 from dbdurable._protocol.effects import Flow, Row
-from dbdurable._protocol.frame import WorkflowFrame, current
+from dbdurable._protocol.frame import WorkflowFrame, ambient_tx, current
 from dbdurable._protocol.start import resend, result
 from dbdurable._sql import workflow as sql
 from dbdurable.errors import BadArgument, UnknownWorkflow
-from dbdurable.types import Duration, Status, StepInfo, WorkflowInfo
+from dbdurable.types import AsyncTx, Duration, Status, StepInfo, SyncTx, WorkflowInfo
 
+D = TypeVar("D")
 R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
 logger = logging.getLogger("dbdurable")
 
 __all__ = ["AsyncHandle", "Handle", "workflow_info"]
@@ -90,10 +94,7 @@ class _Handle:
     def known_id(self) -> Flow[UUID]:
         """The id; a handle by key looks it up once."""
         if self._id is None:
-            rows = yield from resend(sql.FIND_BY_KEY, self.name, self._key, "{}")
-            if not rows:
-                raise UnknownWorkflow(f"no workflow {self.name} was started with key {self._key!r}")
-            self._id = rows[0][0]
+            self._found((yield from resend(sql.FIND_BY_KEY, self.name, self._key, "{}")))
         assert self._id is not None
         return self._id
 
@@ -151,6 +152,13 @@ class _Handle:
         if row[0] == Status.QUEUED:
             self.runtime.notifier.requeued()
         return row
+
+    def _found(self, rows: list[Row]) -> UUID:
+        if not rows:
+            raise UnknownWorkflow(f"no workflow {self.name} was started with key {self._key!r}")
+        self._id = rows[0][0]
+        assert self._id is not None
+        return self._id
 
     def status_flow(self) -> Flow[Status]:
         """Where it stands."""
@@ -250,6 +258,56 @@ class Handle(_Handle, Generic[R_co]):
         check_blocking("handle.steps()", "await handle.aio.steps()")
         return self.runtime.drive(self.steps_flow())
 
+    def send(
+        self, topic: str, value: object, /, *, idempotency_key: str | None = None, tx: SyncTx | None = None
+    ) -> None:
+        """Sends a message for its `recv(topic, type)`; kept until it is read, in the order of each sender.
+
+        In a workflow's body it is recorded; in a step it is sent once, however often the step runs; in a
+        transaction, or with `tx=`, it is sent if and only if that commits. With `idempotency_key` it is sent once
+        per workflow, topic and key. The receiver's type reads the value: dataclasses, models and plain data.
+
+        Raises:
+            WorkflowFinished: It has ended: nobody would read the message.
+            BadArgument: A topic, value or key that cannot be sent.
+        """
+        check_blocking("handle.send()", "await handle.aio.send()")
+        message = message_of(topic, value, idempotency_key)
+        tx = ambient_tx(tx)
+        if tx is None:
+            self.runtime.drive(send_flow(self.known_id(), message))
+            self.runtime.notifier.requeued()
+            return
+        database = self.runtime.database
+        if self._id is None:
+            key = (self.name, self._key, "{}")
+            self._found(run_in(tx, database.text(sql.FIND_BY_KEY), key, database.schema))
+        query = send_in_tx(cast(UUID, self._id), message)
+        run_in(tx, database.text(query.statement), query.params, database.schema)
+
+    @overload
+    def get_event(self, name: str, type: type[T], /, *, timeout: Duration | None = None) -> T: ...
+    @overload
+    def get_event(self, name: str, type: type[T], /, *, timeout: Duration | None = None, default: D) -> T | D: ...
+    @overload
+    def get_event(
+        self, name: str, type: Any = ..., /, *, timeout: Duration | None = None, default: Any = ...
+    ) -> Any: ...
+    def get_event(
+        self, name: str, type: Any = Any, /, *, timeout: Duration | None = None, default: Any = NOTHING
+    ) -> Any:
+        """The value that it gave `set_event(name, value)`, read as `type`; waits until there is one.
+
+        In a workflow's body it is recorded, and a long wait holds no thread.
+
+        Raises:
+            WaitTimeout: There was none within `timeout`, and no `default`.
+            WorkflowFinished: It has ended without ever setting it, and no `default`.
+        """
+        check_blocking("handle.get_event()", "await handle.aio.get_event()")
+        what = heard("event", name, type, timeout, default)
+        return self.runtime.drive(event_flow(self.known_id(), what, boottime))
+
     def cancel(self, reason: str = "") -> None:
         """Cancels it. Once this returns, no database effect of the workflow commits."""
         check_blocking("handle.cancel()", "await handle.aio.cancel()")
@@ -298,6 +356,38 @@ class AsyncHandle(_Handle, Generic[R_co]):
     async def steps(self) -> Sequence[StepInfo]:
         """What it has recorded so far, in order."""
         return await self.runtime.adrive(self.steps_flow())
+
+    async def send(
+        self, topic: str, value: object, /, *, idempotency_key: str | None = None, tx: AsyncTx | None = None
+    ) -> None:
+        """Sends a message for its `recv(topic, type)`; see `Handle.send`."""
+        message = message_of(topic, value, idempotency_key)
+        tx = ambient_tx(tx)
+        if tx is None:
+            await self.runtime.adrive(send_flow(self.known_id(), message))
+            self.runtime.notifier.requeued()
+            return
+        database = self.runtime.database
+        if self._id is None:
+            key = (self.name, self._key, "{}")
+            self._found(await arun_in(tx, database.text(sql.FIND_BY_KEY), key, database.schema))
+        query = send_in_tx(cast(UUID, self._id), message)
+        await arun_in(tx, database.text(query.statement), query.params, database.schema)
+
+    @overload
+    async def get_event(self, name: str, type: type[T], /, *, timeout: Duration | None = None) -> T: ...
+    @overload
+    async def get_event(self, name: str, type: type[T], /, *, timeout: Duration | None = None, default: D) -> T | D: ...
+    @overload
+    async def get_event(
+        self, name: str, type: Any = ..., /, *, timeout: Duration | None = None, default: Any = ...
+    ) -> Any: ...
+    async def get_event(
+        self, name: str, type: Any = Any, /, *, timeout: Duration | None = None, default: Any = NOTHING
+    ) -> Any:
+        """The value that it gave `set_event(name, value)`; see `Handle.get_event`."""
+        what = heard("event", name, type, timeout, default)
+        return await self.runtime.adrive(event_flow(self.known_id(), what, boottime))
 
     async def cancel(self, reason: str = "") -> None:
         """Cancels it. Once this returns, no database effect of the workflow commits."""

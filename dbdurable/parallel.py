@@ -15,7 +15,7 @@ from dbdurable._executor import task_branches, thread_branches
 from dbdurable._executor.calls import place_of, require_own_thread
 from dbdurable._executor.runtime import Runtime, check_blocking
 from dbdurable._protocol.frame import StepFrame, WorkflowFrame, current
-from dbdurable._protocol.timer import timer
+from dbdurable._protocol.wait import sleep
 from dbdurable.definitions import AsyncCall, AsyncFunction, Call
 from dbdurable.errors import BadArgument, NotInWorkflow, WaitTimeout, WrongColour
 from dbdurable.types import Batch, Completion, Duration
@@ -300,9 +300,9 @@ def _won(index: int, value: Any, calls: tuple[Any, ...], timeout: Duration | Non
 
 def _wait(frame: WorkflowFrame, timeout_s: float) -> None:
     this = place_of(frame, "timeout", "sleep", ValueCodec(), timeout_s)
-    cast(Runtime, frame.runtime).drive(timer(this), None, this)
+    cast(Runtime, frame.runtime).drive(sleep(this, timeout_s), None, this)
 
 
 async def _await(frame: WorkflowFrame, timeout_s: float) -> None:
     this = place_of(frame, "timeout", "sleep", ValueCodec(), timeout_s)
-    await cast(Runtime, frame.runtime).adrive(timer(this), None, this)
+    await cast(Runtime, frame.runtime).adrive(sleep(this, timeout_s), None, this)

@@ -82,6 +82,9 @@ class Settings(BaseSettings):
     determinism: Literal["warn", "raise", "off"] = "warn"
     """What happens when the body of a workflow calls a clock, a random source, a sleep or the network itself."""
 
+    park_after_s: float = Field(1.0, ge=0, le=3600)
+    """A wait in a workflow that takes longer gives its thread and memory back."""
+
     code_version: str = ""
     """Names the deployed code, so that a workflow that one version blocked can say which."""
 

@@ -5,7 +5,8 @@ create type {schema}.status as enum
     ('queued', 'running', 'waiting', 'paused', 'blocked', 'succeeded', 'failed', 'cancelled');
 
 create type {schema}.step_kind as enum
-    ('step', 'transaction', 'child', 'start', 'sleep', 'recv', 'send', 'event', 'promise', 'join', 'value');
+    ('step', 'transaction', 'child', 'start', 'sleep', 'recv', 'send', 'event', 'get_event', 'promise', 'join',
+     'value');
 
 create type {schema}.wait_kind as enum
     ('start', 'expiry', 'retry', 'sleep', 'message', 'event', 'result');
@@ -115,13 +116,15 @@ create table {schema}.lease (
     primary key (executor_id, batch)
 );
 
--- Everything that a workflow waits for; kept over wakes, so that a deadline is never forgotten.
+-- Everything that a workflow waits for; kept over wakes, so that a deadline is never forgotten. What is
+-- due gets a ticket once: "rung" says that it has one, "due" stays until the outcome is recorded.
 create table {schema}.wait (
     workflow_id uuid not null,
     path        text collate "C" not null,
     kind        {schema}.wait_kind not null,
-    subject     text not null default '',
+    subject     text collate "C" not null default '',
     due         timestamptz,
+    rung        boolean not null default false,
     remaining   interval,
     attempts    smallint not null default 0,
     created_at  timestamptz not null default clock_timestamp(),
@@ -129,7 +132,7 @@ create table {schema}.wait (
 );
 
 create index wait_subject on {schema}.wait (kind, subject);
-create index wait_due on {schema}.wait (due) where due is not null;
+create index wait_due on {schema}.wait (due) where due is not null and not rung;
 
 -- Paused, blocked and failed workflows: lists without an index on status.
 create table {schema}.attention (
@@ -147,6 +150,14 @@ create table {schema}.message (
     at          timestamptz not null default clock_timestamp(),
     body        json,
     primary key (workflow_id, id)
+);
+
+-- Keys of messages that were sent: kept when the message has been read.
+create table {schema}.message_key (
+    workflow_id uuid not null,
+    topic       text not null,
+    key         text not null,
+    primary key (workflow_id, topic, key)
 );
 
 create index message_order on {schema}.message (workflow_id, topic, at, id);

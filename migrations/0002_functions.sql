@@ -1,6 +1,7 @@
 -- What a client does, as functions: psql, other languages, triggers, and dbdurable's own Client call these.
 -- Errors carry a private SQLSTATE: DD001 fenced, DD002 torn transaction, DD003 key conflict,
--- DD004 unknown name, DD005 bad argument, DD006 unknown workflow, DD007 queue full, DD008 unknown queue.
+-- DD004 unknown name, DD005 bad argument, DD006 unknown workflow, DD007 queue full, DD008 unknown queue;
+-- DD011 to DD013 stand in 0005.
 
 -- Raises inside the transaction of a step whose workflow has another owner or epoch by now. It has to
 -- raise rather than return no row: COMMIT is already on the wire behind it, and must abort.
@@ -278,7 +279,8 @@ begin
     end if;
     insert into {schema}.audit (action, workflow_id, detail)
         values ('resume', w.id, jsonb_build_object('status', w.status, 'removed', removed));
-    update {schema}.wait set due = clock_timestamp() + remaining, remaining = null
+    update {schema}.wait
+       set due = clock_timestamp() + remaining, rung = false, remaining = null
      where workflow_id = w.id and remaining is not null;
     update {schema}.limit_key k set used = k.used - 1 where k.queue = w.queue and k.partition = any(w.slots);
     update {schema}.workflow x

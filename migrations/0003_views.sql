@@ -23,10 +23,12 @@ select w.id,
        w.finished_at,
        w.finished_at - w.started_at            as duration,
        e.host || ':' || e.pid                  as executor,
-       w.epoch
+       w.epoch,
+       p.value::jsonb                          as progress
   from {schema}.workflow w
   left join {schema}.attention a on a.workflow_id = w.id
-  left join {schema}.executor e on e.id = w.executor_id and w.status = 'running';
+  left join {schema}.executor e on e.id = w.executor_id and w.status = 'running'
+  left join {schema}.event p on p.workflow_id = w.id and p.name = '!progress';
 
 comment on view {schema}.workflows is 'One row an execution of a workflow.';
 comment on column {schema}.workflows.status is
@@ -38,6 +40,7 @@ comment on column {schema}.workflows.output is 'What it returned, once it has su
 comment on column {schema}.workflows.attempt is
     'How many processes in a row it was taken from without progress, plus one; failed above max_attempts';
 comment on column {schema}.workflows.executor is 'host:pid of the process that runs it now';
+comment on column {schema}.workflows.progress is 'What it said last by progress(done, total, text)';
 comment on column {schema}.workflows.epoch is 'Grows at every change of owner: only the newest may write';
 
 create view {schema}.steps as

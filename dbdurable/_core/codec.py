@@ -27,7 +27,7 @@ from dbdurable._core.show import clip, shown, shown_type
 from dbdurable._core.tags import Refused, json_of_tagged, untagged_of_json
 from dbdurable.errors import BadArgument, BadConfiguration
 
-__all__ = ["ValueCodec", "storable"]
+__all__ = ["ValueCodec", "holds_constant", "is_too_deep", "storable"]
 
 _UNTYPED = (Any, object, inspect.Parameter.empty)
 
@@ -147,9 +147,9 @@ class _TypedCodec(ValueCodec):
         except RecursionError:
             raise Refused(f"is nested deeper than {limits.json_depth_max} levels, or contains itself") from None
         text = storable(data.decode())
-        if ("NaN" in text or "Infinity" in text) and _holds_constant(text):
+        if ("NaN" in text or "Infinity" in text) and holds_constant(text):
             raise Refused("contains NaN or an infinity, which JSON cannot hold")
-        if self._schema.is_recursive and _is_too_deep(text):
+        if self._schema.is_recursive and is_too_deep(text):
             raise Refused(f"is nested deeper than {limits.json_depth_max} levels")
         return text
 
@@ -219,12 +219,14 @@ def storable(text: str) -> str:
     return text
 
 
-def _holds_constant(text: str) -> bool:
+def holds_constant(text: str) -> bool:
+    """Tell whether JSON text holds NaN or an infinity outside of its strings."""
     bare = _STRING.sub("", text)
     return "NaN" in bare or "Infinity" in bare
 
 
-def _is_too_deep(text: str) -> bool:
+def is_too_deep(text: str) -> bool:
+    """Tell whether JSON text is nested more deeply than a value may be."""
     if text.count("[") + text.count("{") <= limits.json_depth_max:
         return False
     brackets = _NO_BRACKET.sub("", text)

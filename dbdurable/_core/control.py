@@ -22,6 +22,10 @@ class HandBack(Unwind):
     """This executor is closing: give the workflow back to its queue."""
 
 
+class Suspend(Unwind):
+    """The body waits for something that takes long: it is left, and begins anew when that is there."""
+
+
 class Diverged(Unwind):
     """The code made another call than the journal holds at this place."""
 

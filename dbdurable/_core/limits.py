@@ -51,6 +51,9 @@ failure_value_chars_max: Final = 100_000
 shown_chars_max: Final = 80
 """A value inside of an error message."""
 
+progress_chars_max: Final = 1000
+"""The text of progress()."""
+
 # Time
 duration_s_max: Final = 100 * 366 * 86_400.0
 """About a hundred years; longer is a mistake of units."""

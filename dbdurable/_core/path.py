@@ -16,7 +16,7 @@ class Line:
         ('1', '2', '3.1')
     """
 
-    __slots__ = ("_draws", "count", "prefix", "thread")
+    __slots__ = ("_draws", "count", "prefix", "suspended", "thread")
 
     def __init__(self, prefix: str = "") -> None:
         self.prefix = prefix
@@ -25,6 +25,8 @@ class Line:
         """How many calls were made on it."""
         self.thread: int | None = None
         """The thread whose calls it counts; None for a task's."""
+        self.suspended = False
+        """Whether this line was left because it waits: no call on it may begin any more."""
         self._draws = 0
 
     def at(self, position: int) -> Line:

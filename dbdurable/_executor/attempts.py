@@ -17,6 +17,7 @@ from dbdurable._executor.branches import end_branches
 from dbdurable._executor.calls import run_definition
 from dbdurable._executor.definition import Definition
 from dbdurable._io.drive import AsyncDriver, SyncDriver
+from dbdurable._io.watch import Watch
 from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.frame import WorkflowFrame, branch, current
 from dbdurable._protocol.workflow import Outcome, attempt
@@ -39,6 +40,7 @@ class Attempts:
         self._batch_of: dict[WorkflowFrame, int] = {}
         self._left: dict[int, int] = {}
         self._done: list[int] = []
+        self._ended: list[UUID] = []
         self._batches = itertools.count(1)
         self._running = {True: 0, False: 0}  # by "takes a slot of async tasks"
         self._running_of: Counter[str] = Counter()  # by queue
@@ -77,6 +79,7 @@ class Attempts:
 
     def add(self, frame: WorkflowFrame, batch: int, claimed: bool) -> None:
         """An attempt begins; direct calls take no slot."""
+        frame.park_after_s = self._executor.runtime.settings.park_after_s
         with self._lock:
             self._frames[frame.id] = frame
             self._batch_of[frame] = batch
@@ -95,6 +98,7 @@ class Attempts:
                 del self._frames[frame.id]
             batch = self._batch_of.pop(frame)
             if ended:
+                self._ended.append(frame.id)
                 self._left[batch] -= 1
                 if self._left[batch] == 0:
                     del self._left[batch]
@@ -106,17 +110,23 @@ class Attempts:
                 self._empty.notify_all()
         if ended:
             self._executor.runtime.waiters.wake(frame.id)
+        for wait in frame.waits.values():
+            if wait.until is not None:
+                self._executor.control.timers.expect(wait.until)
+        if frame.woken:
+            self._executor.hint()
 
-    def take_done_batches(self) -> list[int]:
-        """Lease rows all of whose workflows have ended here."""
+    def take_done(self) -> tuple[list[int], list[UUID]]:
+        """Lease rows all of whose workflows have ended here; and the workflows that have ended since the last time."""
         with self._lock:
-            done, self._done = self._done, []
-            return done
+            done, self._done, ended, self._ended = self._done, [], self._ended, []
+            return done, ended
 
-    def put_back(self, batches: list[int]) -> None:
-        """Lease rows whose removal was not confirmed."""
+    def put_back(self, done: list[int], ended: list[UUID]) -> None:
+        """What was not confirmed."""
         with self._lock:
-            self._done.extend(batches)
+            self._done.extend(done)
+            self._ended.extend(ended)
 
     def find(self, id: UUID) -> WorkflowFrame | None:
         """The attempt of a workflow in this process."""
@@ -219,15 +229,20 @@ async def _ain_frame(
 ) -> Any:
     tokens = current.set(frame), branch.set(None)
     frame.root = asyncio.current_task()
+    watch = frame.watch = Watch(frame)
     try:
         with around():
             value = await invoke()
     except GeneratorExit:
         raise  # collected after its loop has ended: nothing can be awaited
-    except BaseException:
+    except BaseException as error:
+        by_others = watch.was_cancelled_by_others()
         await end_branches(frame)
+        if isinstance(error, asyncio.CancelledError) and not by_others and frame.unwinding is not None:
+            raise frame.unwinding from None
         raise
     else:
+        watch.was_cancelled_by_others()  # a body that swallows the end of its attempt
         await end_branches(frame)
         return value
     finally:

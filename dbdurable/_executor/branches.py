@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from dbdurable._core.control import HandBack
+from dbdurable._core.control import HandBack, Suspend
 from dbdurable._core.path import Line
 from dbdurable._executor.task_turns import TaskTurns
 from dbdurable._protocol.frame import WorkflowFrame, branch, current, current_line
 from dbdurable.errors import BadArgument
+
+logger = logging.getLogger("dbdurable")
 
 BRANCH_GRACE_S = 2.0
 """How long the branches of an attempt that is over may take to end."""
@@ -122,4 +125,9 @@ async def end_branches(frame: WorkflowFrame) -> None:
     for task in left:
         task.cancel()
     if left:
-        await asyncio.wait(left, timeout=BRANCH_GRACE_S)
+        left = (await asyncio.wait(left, timeout=BRANCH_GRACE_S))[1]
+    while left and isinstance(frame.unwinding, Suspend):  # parked only once nothing of it runs any more
+        logger.warning("workflow %s %s waits, but %d of its tasks do not end", frame.name, frame.id, len(left))
+        for task in left:
+            task.cancel()
+        left = (await asyncio.wait(left, timeout=BRANCH_GRACE_S))[1]

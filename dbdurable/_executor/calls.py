@@ -94,7 +94,7 @@ def require_own_thread(frame: WorkflowFrame, call: str) -> None:
 def check_colour(call: Invocation, frame: Frame | None) -> None:
     """Raises WrongColour where a blocking face is called on an event loop."""
     name = call.definition.name
-    if not _on_a_loop():
+    if not on_a_loop():
         if isinstance(frame, WorkflowFrame):
             require_own_thread(frame, f"{name}(...)")
         return
@@ -104,7 +104,8 @@ def check_colour(call: Invocation, frame: Frame | None) -> None:
     check_blocking(f"{name}(...)", write)
 
 
-def _on_a_loop() -> bool:
+def on_a_loop() -> bool:
+    """Whether this thread runs an event loop just now."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -117,9 +118,11 @@ def durable_call(call: Invocation, frame: WorkflowFrame) -> DurableCall:
     runtime, definition, args, kwargs, options = call
     if definition.kind == "transaction":
         refuse_connection(definition, args[int(definition.method) :])
-    path = current_line(frame).take()
+    line = current_line(frame)
+    path = line.take()
     this = DurableCall(
         frame=frame,
+        line=line,
         path=path,
         kind=definition.kind,
         name=definition.name,
@@ -138,9 +141,9 @@ def durable_call(call: Invocation, frame: WorkflowFrame) -> DurableCall:
 def place_of(
     frame: WorkflowFrame, name: str, kind: str, codec: ValueCodec, timeout_s: float | None = None
 ) -> DurableCall:
-    """The place of a record about another workflow: its start, or what came of it."""
-    path = current_line(frame).take()
-    return DurableCall(frame, path, kind, name, _nothing, codec, Retry(1), timeout_s)
+    """The place of a record that no function of the user's is behind: a start, a wait, a message."""
+    line = current_line(frame)
+    return DurableCall(frame, line, line.take(), kind, name, _nothing, codec, Retry(1), timeout_s)
 
 
 def _nothing() -> None:

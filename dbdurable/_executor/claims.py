@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
 
 from dbdurable._core.journal import Journal, Record
 from dbdurable._executor.runtime import boottime
+from dbdurable._executor.timers import kept_waits
 from dbdurable._io.drive import SyncDriver
 from dbdurable._protocol.effects import Query, Row, query
-from dbdurable._protocol.frame import WorkflowFrame
+from dbdurable._protocol.frame import KeptWait, WorkflowFrame
 from dbdurable._sql import claim as sql
+from dbdurable._sql.wait import CLAIMED_WAITS
 
 if TYPE_CHECKING:
     from dbdurable._executor.executor import Executor
@@ -92,6 +95,7 @@ class Claims:
         self._lines: dict[tuple[str, int], datetime] = {}
         self._partition: dict[str, str] = {}
         self._asked: list[Asked] = []
+        self._kept: dict[UUID, dict[str, KeptWait]] = {}
         self._began = self._full_at = self._full_again = 0.0
         self._turn = 0
 
@@ -117,16 +121,18 @@ class Claims:
             Query(sql.CLAIM_PLAN, ()),
             *(query for asked in self._asked for query in asked.queries),
             Query(sql.CLAIMED_JOURNALS, (executor.lease.executor_id, lowest)),
+            Query(CLAIMED_WAITS, (executor.lease.executor_id, lowest)),
             Query(sql.QUEUES, (executor.queues,)),
         ]
 
     def take(self, answers: list[list[Row]]) -> Taken:
         """Launches what was claimed."""
-        _, *claimed, journals, queues = answers
+        _, *claimed, journals, waits, queues = answers
         claims = iter(claimed)
         records: dict[Any, list[Record]] = {}
         for id, *record in journals:
             records.setdefault(id, []).append(Record(*record))
+        self._kept = kept_waits(waits, self._executor.lease.now())
         count, more = 0, self._note_queues(queues)
         for asked in self._asked:
             *_, rows = [next(claims) for _ in asked.queries]
@@ -212,6 +218,7 @@ class Claims:
                 slots=slots,
                 interrupt=interrupt,
                 now_us=began_us,
+                kept=self._kept.get(id, {}),
             )
             executor.attempts.launch(definition, frame, batch, input)
             count += 1

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import random
 import threading
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from dbdurable._core.control import ConnectionLost, Transient
 from dbdurable._executor.claims import Claims, Taken
 from dbdurable._executor.runtime import boottime
+from dbdurable._executor.timers import Timers
 from dbdurable._executor.upkeep import Upkeep
 from dbdurable._io.drive import SyncDriver
 from dbdurable._protocol.effects import flight
@@ -47,6 +49,7 @@ class Control:
         self._claims = Claims(executor, self._driver)
         self._upkeep = Upkeep(self._driver, self._connection, executor.lease.ttl_s, self._stopping.is_set)
         self._upkeep_at = 0.0
+        self.timers = Timers()
         self._thread = threading.Thread(target=self._run, name="dbdurable-control", daemon=True)
 
     def start(self) -> None:
@@ -90,14 +93,14 @@ class Control:
             else:
                 if taken.more and self._executor.attempts.any_free():
                     continue
-            wait_s = min(delay_s, max(0.0, self._upkeep_at - boottime()))
-            if self._wake.wait(wait_s * self._random.uniform(0.8, 1.2)):
+            wait_s = min(delay_s, max(0.0, self._upkeep_at - boottime())) * self._random.uniform(0.8, 1.2)
+            if self._wake.wait(min(wait_s, self.timers.due_in_s())):
                 delay_s = POLL_S_FIRST
                 if self._hungry:
                     self._stopping.wait(GATHER_S)
 
     def look(self) -> Taken:
-        """One flight: the upkeep, if it is due, then a claim for the free slots."""
+        """One flight: the upkeep and timers, if they are due, then a claim for the free slots."""
         executor = self._executor
         executor.learn(self._driver)
         upkeep = []
@@ -105,11 +108,15 @@ class Control:
             # Noted before it is tried: if it fails, the next look claims without it.
             self._upkeep_at = boottime() + UPKEEP_S * self._random.uniform(0.8, 1.2)
             upkeep = self._upkeep.ask(executor.queues)
+        timers = self.timers.ask(also_others=bool(upkeep))
         claims = self._claims.ask()
-        if not upkeep and not claims:
+        if not upkeep and not timers and not claims:
             return Taken(0, True)
-        answers = self._driver.run(flight(*upkeep, *claims))
-        taken = self._claims.take(answers[len(upkeep) :]) if claims else Taken(0, True)
-        if upkeep and self._upkeep.take(answers[: len(upkeep)]):
+        answers = iter(self._driver.run(flight(*upkeep, *timers, *claims)))
+        kept, rung = list(islice(answers, len(upkeep))), list(islice(answers, len(timers)))
+        taken = self._claims.take(list(answers)) if claims else Taken(0, True)
+        if timers:
+            self.timers.take(rung[0])
+        if upkeep and self._upkeep.take(kept):
             self._wake.set()
         return taken

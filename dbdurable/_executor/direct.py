@@ -12,12 +12,14 @@ from dbdurable._core.journal import Journal, Record
 from dbdurable._executor.definition import Definition
 from dbdurable._executor.executor import Executor
 from dbdurable._executor.runtime import boottime
+from dbdurable._executor.timers import kept_waits
 from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.frame import WorkflowFrame
 from dbdurable._protocol.ownership import steadfast
 from dbdurable._protocol.start import Start, result, start_here, unkeyed_start
 from dbdurable._protocol.workflow import Outcome
 from dbdurable._sql.step import READ_JOURNAL
+from dbdurable._sql.wait import READ_WAITS
 from dbdurable._sql.workflow import ADOPT_CHILD
 from dbdurable.errors import DatabaseUnavailable, WorkflowBlocked, WorkflowCancelled
 from dbdurable.types import Status
@@ -89,6 +91,7 @@ def run_child(executor: Executor, definition: Definition, parent: WorkflowFrame,
         return False
     epoch, attempt, interrupt, input, key, deadline, began_us = rows[0]
     records = yield from steadfast(READ_JOURNAL, id, frame=parent)
+    waits = yield from steadfast(READ_WAITS, id, frame=parent)
     frame = WorkflowFrame(
         id=id,
         name=definition.name,
@@ -102,6 +105,7 @@ def run_child(executor: Executor, definition: Definition, parent: WorkflowFrame,
         deadline=deadline,
         interrupt=interrupt,
         now_us=began_us,
+        kept=kept_waits(((id, *wait) for wait in waits), lease.now()).get(id, {}),
     )
     ended = False
     attempts.add(frame, batch, claimed=False)

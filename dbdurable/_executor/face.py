@@ -21,13 +21,15 @@ from dbdurable._executor.calls import (
 )
 from dbdurable._executor.definition import Definition, RemoteDefinition
 from dbdurable._executor.direct import Direct, run_child
+from dbdurable._executor.exchange import Message, once
 from dbdurable._executor.runtime import Runtime
 from dbdurable._executor.starts import build_start, refuse_start_options, workflow_id
 from dbdurable._protocol.call import DurableCall
 from dbdurable._protocol.child import call_child, start_child
 from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.frame import WorkflowFrame, ambient_tx, current
-from dbdurable._protocol.start import Start, start
+from dbdurable._protocol.start import Start, resend, start
+from dbdurable._sql.workflow import START_AND_SEND
 from dbdurable.errors import BadArgument, NotRunning
 from dbdurable.types import Options
 
@@ -142,6 +144,14 @@ class Face:
             return start_child(place, replace(this, parent_id=frame.id)), None, place
         return start(this), None, None
 
+    def start_and_send_flow(self, this: Start, message: Message) -> Flow[UUID]:
+        """The same, and a message to it or to the one that holds its key: one commit."""
+        frame = current.get()
+        if isinstance(frame, WorkflowFrame):
+            place = place_of(frame, self.name, "start", ValueCodec.for_annotation(str, "the id of a child"))
+            return start_child(place, replace(this, parent_id=frame.id), message)
+        return _start_and_send(this, message._replace(key=once(frame, "message")))
+
     def handle_of(self, face: type[Any], id: UUID | str | None, key: str | None) -> Any:
         """A handle to one that exists; no I/O."""
         if (id is None) == (key is None):
@@ -181,6 +191,12 @@ class Face:
                 f"{definition.name} is a method, and no executor could find its object: write "
                 f'`orders = durable.register({cls}(...), name="orders")` once, and call it on that'
             )
+
+
+def _start_and_send(this: Start, message: Message) -> Flow[UUID]:
+    rows = yield from resend(START_AND_SEND, *this.params, *message)
+    found: UUID = rows[0][0]
+    return found
 
 
 def find_function(module: str, qualname: str, is_async: bool) -> Any:

@@ -16,6 +16,7 @@ from dbdurable._executor.runtime import boottime
 from dbdurable._io.drive import SyncDriver
 from dbdurable._protocol.effects import Query, flight, query
 from dbdurable._sql import executor as sql
+from dbdurable._sql.message import WAKE_ENDED
 from dbdurable._sql.workflow import HAND_BACK
 from dbdurable.errors import DatabaseUnavailable
 
@@ -88,17 +89,18 @@ class Heartbeat:
         """One beat. A refused one means that this identity is over."""
         executor, lease = self._executor, self._executor.lease
         sent_at = boottime()
-        done = executor.attempts.take_done_batches()
+        done, ended = executor.attempts.take_done()
         try:
-            renewed, held, _ = self._driver.run(
+            renewed, held, *_ = self._driver.run(
                 flight(
                     Query(sql.BEAT, (lease.executor_id, lease.ttl_s)),
                     Query(sql.HELD, (lease.executor_id,)),
+                    Query(WAKE_ENDED, (ended,)),
                     Query(sql.RELEASE_BATCHES, (lease.executor_id, done)),
                 )
             )
         except BaseException:
-            executor.attempts.put_back(done)
+            executor.attempts.put_back(done, ended)
             raise
         if not renewed:
             self._new_life()
@@ -146,9 +148,10 @@ class Heartbeat:
 
     def _say_goodbye(self) -> None:
         executor_id = self._executor.lease.executor_id
-        done = self._executor.attempts.take_done_batches()
+        done, ended = self._executor.attempts.take_done()
         self._driver.run(
             flight(
+                Query(WAKE_ENDED, (ended,)),
                 Query(sql.RELEASE_BATCHES, (executor_id, done)),
                 Query(sql.UNREGISTER, (executor_id,)),
             )

@@ -22,6 +22,7 @@ from dbdurable._io.drive import AsyncDriver, SyncDriver
 from dbdurable._io.source import PsycopgSource, Source
 from dbdurable._protocol.call import DurableCall
 from dbdurable._protocol.effects import Flow
+from dbdurable._protocol.frame import WorkflowFrame, current
 from dbdurable.errors import BadConfiguration, Cancelled, NotRunning, WrongColour
 from dbdurable.settings import Settings, load_settings
 
@@ -225,6 +226,16 @@ class Runtime:
 
     async def adrive(self, flow: Flow[R], own_async: bool | None = None, this: DurableCall | None = None) -> R:
         """Runs a protocol for a caller in `async def` code."""
+        frame = current.get()
+        if not isinstance(frame, WorkflowFrame) or frame.watch is None:
+            return await self._adrive_in_turn(flow, own_async, this)
+        frame.watch.begin()
+        try:
+            return await self._adrive_in_turn(flow, own_async, this)
+        finally:
+            frame.watch.end()
+
+    async def _adrive_in_turn(self, flow: Flow[R], own_async: bool | None, this: DurableCall | None) -> R:
         turns = None if this is None else this.frame.turns
         if this is None:
             return await self._adrive(flow, own_async)

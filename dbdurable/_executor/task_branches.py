@@ -20,7 +20,7 @@ async def gather(frame: WorkflowFrame, calls: Sequence[Made]) -> list[Any]:
     """What all of them return; raises the first failure by position when all have ended."""
     group = current_line(frame).branch()
     tasks = [_spawn(frame, group, _await(call)) for call in calls]
-    await _join(tasks, lambda: False)
+    await _join(frame, tasks, lambda: False)
     return [task.result() for task in tasks]
 
 
@@ -31,7 +31,7 @@ async def race(frame: WorkflowFrame, calls: Sequence[Made]) -> tuple[int, Any]:
     tasks = [_spawn(frame, group, _await(call)) for call in calls]
     for task in tasks:
         task.add_done_callback(ended.append)
-    await _join(tasks, lambda: bool(ended))
+    await _join(frame, tasks, lambda: bool(ended))
     await _cancel(tasks)
     return tasks.index(ended[0]), ended[0].result()
 
@@ -65,7 +65,7 @@ async def fan_out(
 
     nowhere = Line("-")  # those who work on the items take no place in the journal
     tasks = [_spawn(frame, nowhere, work()) for _ in range(min(width, len(items)))]
-    await _join(tasks, lambda: tally.completion is not None and tally.decided)
+    await _join(frame, tasks, lambda: tally.completion is not None and tally.decided)
     await _cancel(tasks)
 
 
@@ -81,9 +81,10 @@ async def _await(made: Made) -> Any:
     return await (made if isinstance(made, Awaitable) else made())
 
 
-async def _join(tasks: list[Task], enough: Callable[[], bool]) -> None:
+async def _join(frame: WorkflowFrame, tasks: list[Task], enough: Callable[[], bool]) -> None:
     """Waits until all have ended, or it is enough; one that was left with its attempt ends it for all."""
-    pending = set(tasks)
+    pending, me = set(tasks), asyncio.current_task()
+    frame.joining.add(me)
     try:
         while pending and not enough():
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -93,6 +94,8 @@ async def _join(tasks: list[Task], enough: Callable[[], bool]) -> None:
     except asyncio.CancelledError:
         await _cancel(tasks)
         raise
+    finally:
+        frame.joining.discard(me)
 
 
 async def _cancel(tasks: list[Task]) -> None:

@@ -6,11 +6,13 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from dbdurable._core.control import LeaseLost, Lost, Unwind
+from dbdurable._core.control import LeaseLost, Lost, Suspend, Unwind
 from dbdurable._core.tally import Tally
 from dbdurable._executor.thread_turns import Branch, ThreadTurns
 from dbdurable._executor.threads import DaemonThreads
+from dbdurable._protocol.call import WAITS
 from dbdurable._protocol.frame import WorkflowFrame, branch, current_line
+from dbdurable._protocol.wait import left_waiting
 from dbdurable.errors import Cancelled
 
 Function = Callable[[], Any]
@@ -22,7 +24,7 @@ def gather(frame: WorkflowFrame, calls: Sequence[Function]) -> list[Any]:
     group = current_line(frame).branch()
     made = [turns.spawn(pool, group.branch(), call) for call in calls]
     _join(turns, made, lambda: False)
-    _raise_first(made)
+    _raise_first(frame, made)
     return [each.value for each in made]
 
 
@@ -34,7 +36,7 @@ def race(frame: WorkflowFrame, calls: Sequence[Function]) -> tuple[int, Any]:
     _join(turns, made, lambda: any(_has_outcome(each) for each in made))
     won = min(filter(_has_outcome, made), key=lambda each: each.ended_as, default=None)
     if won is None:
-        _raise_first(made)
+        _raise_first(frame, made)
     assert won is not None
     turns.leave_behind(made)
     if won.error is not None:
@@ -57,6 +59,8 @@ def fan_out(
             branch.set((frame, line))
             try:
                 value = function(items[position])
+                if line.suspended:  # it swallowed that
+                    raise Suspend(WAITS)
             except Exception as error:
                 tally.failed(position, error)
             except Lost:
@@ -70,7 +74,7 @@ def fan_out(
     made = [turns.spawn(pool, None, work) for _ in range(min(width, len(items)))]
     _join(turns, made, lambda: tally.completion is not None and tally.decided)
     if not (tally.completion is not None and tally.decided):
-        _raise_first(made)
+        _raise_first(frame, made)
     turns.leave_behind(made)
 
 
@@ -107,10 +111,12 @@ def _join(turns: ThreadTurns, made: list[Branch], enough: Callable[[], bool]) ->
         raise
 
 
-def _raise_first(made: list[Branch]) -> None:
+def _raise_first(frame: WorkflowFrame, made: list[Branch]) -> None:
     """What ends the attempt first, then a cancel, then the first failure by position."""
     errors = [each.error for each in made if each.error is not None]
     for kind in (Unwind, Cancelled, BaseException):
         for error in errors:
+            if isinstance(error, Suspend):
+                raise left_waiting(frame, current_line(frame))
             if isinstance(error, kind) and not isinstance(error, Lost):
                 raise error

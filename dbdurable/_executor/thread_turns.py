@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from dbdurable._core.control import Lost
+from dbdurable._core.control import Lost, Suspend
 from dbdurable._core.path import Line
 from dbdurable._executor.turns import Turns
-from dbdurable._protocol.call import DurableCall
+from dbdurable._protocol.call import WAITS, DurableCall
 from dbdurable._protocol.frame import WorkflowFrame, branch
 from dbdurable._protocol.ownership import ensure_started
 from dbdurable.errors import Cancelled
@@ -192,6 +192,8 @@ class ThreadTurns(Turns[Turn]):
             if made.unneeded:
                 raise Lost("the workflow goes on without this branch")
             made.value = context.run(_claimed, made.line, function)
+            if made.line is not None and made.line.suspended:  # it swallowed that
+                raise Suspend(WAITS)
         except BaseException as error:
             made.error = error
         finally:

@@ -1,4 +1,4 @@
-"""What any executor does for all, about once a second: declare the dead, hand their work on, fire timers."""
+"""What any executor does for all, about once a second: declare the dead, hand their work on."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ class Upkeep:
             Query(sql.SUSPECTS, ()),
             Query(sql.DECLARE_EXPIRED, ()),
             Query(sql.RECOVER, ()),
-            Query(sql.WAKE_STARTS, ()),
             Query(sql.EXPIRE, ()),
             Query(sql.GIVE_BACK, ()),
             Query(sql.REFILE, (queues,)),
@@ -52,7 +51,7 @@ class Upkeep:
 
     def take(self, answers: list[list[Row]]) -> bool:
         """Goes on with what was found; whether there may be new work to claim."""
-        suspects, expired, recovered, woken, _, given, refiled, *_rest = answers
+        suspects, expired, recovered, _, given, refiled, *_rest = answers
         declared = expired + self._declare_seen(suspects)
         for _id, host, pid in declared:
             logger.warning("executor %s:%s is dead: its workflows are taken over", host, pid)
@@ -62,7 +61,7 @@ class Upkeep:
             taken, failed = taken + more, failed + gave_up
         if taken:
             logger.warning("recovered %d workflows of dead executors (%d gave up)", taken, failed)
-        return bool(declared or taken or woken or given or refiled)
+        return bool(declared or taken or given or refiled)
 
     def _recover_rest(self) -> tuple[int, int]:
         """What was declared just now, and what did not fit into the first batch: until no lease row is cleared.

@@ -32,6 +32,7 @@ from dbdurable._protocol.effects import (
     Flow,
     Pause,
     Query,
+    Rest,
     Rollback,
     Row,
 )
@@ -329,6 +330,9 @@ class AsyncDriver:
                 return
             await asyncio.sleep(left_s if self._stopping is None else min(left_s, STOP_LOOK_S))
 
+    async def _rest(self, effect: Rest) -> None:
+        await effect.watch.rest(effect.delay_s)
+
 
 def _riders(database: Database) -> Riders:
     """Where the threads of this process share their commits."""
@@ -397,4 +401,5 @@ _ASYNC: dict[type, Any] = {
     Rollback: AsyncDriver._rollback,
     Append: AsyncDriver._append,
     Pause: AsyncDriver._pause,
+    Rest: AsyncDriver._rest,
 }

@@ -14,10 +14,13 @@ from dbdurable.errors import (
     BadArgument,
     KeyConflict,
     NotInTransaction,
+    PromiseCompleted,
     QueueFull,
     SchemaMismatch,
+    UnknownPromise,
     UnknownQueue,
     UnknownWorkflow,
+    WorkflowFinished,
 )
 
 _TRANSIENT = frozenset({"40001", "40P01", "55P03", "26000", "42P05"})
@@ -108,6 +111,12 @@ def _private(state: str, text: str, hint: str | None) -> BaseException:
             return QueueFull(f"{said}; nothing was started")
         case "DD008":
             return UnknownQueue(f"{said}; declare it, durable.queue(...), or start an executor that serves it")
+        case "DD011":
+            return WorkflowFinished(said)
+        case "DD012":
+            return UnknownPromise(said)
+        case "DD013":
+            return PromiseCompleted(said)
         case _:
             return BadArgument(said)
 

@@ -8,19 +8,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from dbdurable._core.codec import ValueCodec
-from dbdurable._core.control import ConnectionLost, Diverged, Duplicate, Fenced, LeaseLost, Lost, Transient
+from dbdurable._core.control import ConnectionLost, Diverged, Duplicate, Fenced, LeaseLost, Lost, Suspend, Transient
 from dbdurable._core.failure import decode_failure, settle_failure
 from dbdurable._core.journal import LATE, Record
+from dbdurable._core.path import Line
 from dbdurable._core.retry import next_delay_s
 from dbdurable._protocol.effects import Appended, Flow, StepRecord, append, pause
 from dbdurable._protocol.frame import WorkflowFrame
 from dbdurable._protocol.ownership import check_lease, ensure_started, jitter, rerun_delay_s, resync, steadfast
+from dbdurable._sql.message import PUT_EVENT
 from dbdurable._sql.step import PLACE_RECORD, READ_STEP, RECORD_FENCED
 from dbdurable.errors import BadArgument, Cancelled, NotInTransaction, NotInWorkflow, WrongColour
 from dbdurable.types import Retry
 
 _MISTAKES = (BadArgument, NotInTransaction, NotInWorkflow, WrongColour)
 _LEFT = '{"type": "CancelledError", "module": "asyncio.exceptions", "message": "cancelled by the workflow itself"}'
+WAITS = "the workflow waits: this attempt of its body is over"
+PROGRESS = "!progress"
+"""The event that progress() sets; names of users never begin like that."""
 _CANCELLED = '{"type": "Cancelled", "module": "dbdurable.errors", "message": '
 
 
@@ -29,6 +34,7 @@ class DurableCall:
     """One call of a step or transaction, at its place in its workflow."""
 
     frame: WorkflowFrame
+    line: Line
     path: str
     kind: str
     name: str
@@ -66,6 +72,8 @@ def recall(this: DurableCall) -> Flow[Record | None]:
     frame = this.frame
     if frame.unwinding is not None:
         raise frame.unwinding
+    if this.line.suspended:
+        raise Suspend(WAITS)
     try:
         record = frame.journal.match(this.path, this.kind, this.name)
     except Diverged as diverged:
@@ -102,8 +110,13 @@ def replayed(this: DurableCall, record: Record) -> Any:
 
 def fenced(this: DurableCall) -> Flow[Any]:
     """The row is not ours under this epoch any more: cancelled under us, or taken over."""
+    return replayed(this, (yield from refused(this)))
+
+
+def refused(this: DurableCall) -> Flow[Record]:
+    """The same where the record that somebody else wrote meanwhile is what the call ends with."""
     yield from resync(this.frame)
-    return replayed(this, (yield from deliver_cancel(this)))
+    return (yield from deliver_cancel(this))
 
 
 def deliver_cancel(this: DurableCall) -> Flow[Record]:
@@ -128,6 +141,7 @@ def deliver_cancel(this: DurableCall) -> Flow[Record]:
 
 def appended(this: DurableCall, record: StepRecord) -> Flow[Appended]:
     """Sends the record until there is an answer; sent twice it finds itself and is adopted."""
+    yield from show_progress(this.frame)
     yield from ensure_started(this.frame)
     tries = 0
     while True:
@@ -140,6 +154,13 @@ def appended(this: DurableCall, record: StepRecord) -> Flow[Appended]:
         else:
             this.written_us = answer.written_us
             return answer
+
+
+def show_progress(frame: WorkflowFrame) -> Flow[None]:
+    """Writes what progress() has said, ahead of a record."""
+    if frame.progress is not None:
+        text, frame.progress = frame.progress, None
+        yield from steadfast(PUT_EVENT, frame.id, PROGRESS, text, frame=frame)
 
 
 def new_record(this: DurableCall, attempts: int, elapsed_s: float, output: str | None, error: str | None) -> StepRecord:

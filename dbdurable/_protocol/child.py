@@ -13,7 +13,7 @@ from dbdurable._protocol.effects import Flow, pause
 from dbdurable._protocol.ownership import steadfast
 from dbdurable._protocol.start import FINAL, POLL_S_FIRST, POLL_S_MAX, Start, outcome_of
 from dbdurable._protocol.step import record_outcome
-from dbdurable._sql.workflow import OUTCOME, START_CHILD
+from dbdurable._sql.workflow import OUTCOME, START_CHILD, START_CHILD_AND_SEND
 from dbdurable.errors import DurableError, UnknownWorkflow, WaitTimeout
 from dbdurable.types import Status
 
@@ -21,15 +21,19 @@ RunChild = Callable[[UUID], Flow[bool]]
 """Runs a child here if nobody runs it yet; whether it did."""
 
 
-def start_child(this: DurableCall, start: Start) -> Flow[UUID]:
-    """Starts it: its id is the output of the parent's record, written in the same statement as the child."""
+def start_child(this: DurableCall, start: Start, message: tuple[Any, ...] = ()) -> Flow[UUID]:
+    """Starts it: its id is the output of the parent's record, written in the same statement as the child.
+
+    With a message (topic, text, key) that is sent to it in the same statement, or to the holder of its key.
+    """
     record = yield from recall(this)
     frame = this.frame
     if record is None:
         seq = frame.next_seq(this)
         owner = (frame.id, this.path, seq, frame.lease.executor_id, frame.epoch, this.kind)
         try:
-            rows = yield from steadfast(START_CHILD, *start.params, *owner, frame=frame)
+            statement = START_CHILD_AND_SEND if message else START_CHILD
+            rows = yield from steadfast(statement, *start.params, *owner, *message, frame=frame)
             id, this.written_us = rows[0]
             return UUID(id)
         except Fenced:

@@ -112,7 +112,15 @@ class Pause:
     waiter: Waiting | None = None
 
 
-Effect: TypeAlias = Query | Flight | Begin | Call | Commit | Rollback | Append | Pause
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Wait in an asynchronous attempt that may be parked meanwhile; `watch` sees to that."""
+
+    watch: Any
+    delay_s: float
+
+
+Effect: TypeAlias = Query | Flight | Begin | Call | Commit | Rollback | Append | Pause | Rest
 Flow: TypeAlias = Generator[Effect, Any, R]
 
 
@@ -161,3 +169,8 @@ def append(executor_id: UUID, record: StepRecord) -> Flow[Appended]:
 def pause(delay_s: float, waiter: Waiting | None = None) -> Flow[None]:
     """Waits."""
     yield Pause(delay_s, waiter)
+
+
+def rest(watch: Any, delay_s: float) -> Flow[None]:
+    """Waits where the attempt may be parked meanwhile."""
+    yield Rest(watch, delay_s)

@@ -20,6 +20,25 @@ from dbdurable._protocol.effects import Query
 from dbdurable._protocol.lease import Lease
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Something that a workflow waits for. `until` is by the lease's clock; `due` by the database's."""
+
+    kind: str
+    subject: str = ""
+    until: float | None = None
+    due: datetime | None = None
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KeptWait:
+    """A wait that was found in the database: its deadline, by the lease's clock, is older than this attempt."""
+
+    until: float | None
+    attempts: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class WorkflowFrame:
     """One attempt of one workflow, from claim or direct call to its outcome."""
@@ -41,6 +60,20 @@ class WorkflowFrame:
     pending: Query | None = None
     """The start of a direct call, while it waits to ride the first commit. A crash before that commit means
     that the call never happened; nobody but its caller can know of it."""
+    park_after_s: float = 1.0
+    """A wait that takes longer than this gives its thread and memory back."""
+    waits: dict[str, Wait] = field(default_factory=dict)
+    """What the attempt waits for now, by path."""
+    kept: dict[str, KeptWait] = field(default_factory=dict)
+    """What it waited for when it was claimed, by path."""
+    woken: bool = False
+    """Whether what it waits for was there as soon as it was parked."""
+    announced: dict[str, list[str]] = field(default_factory=dict)
+    """Events that were set in open transactions, by the path of each."""
+    progress: str | None = None
+    """What progress() has said since the last record."""
+    watch: Any = None
+    """Of an asynchronous attempt: notices when nothing of it can move."""
     interrupt: str | None = None
     """Why it was cancelled, once that is known here."""
     interrupted: bool = False
@@ -54,6 +87,8 @@ class WorkflowFrame:
     line: Line = field(default_factory=Line)
     branches: set[Any] = field(default_factory=set)
     """The tasks that the body has made and that have not ended."""
+    joining: set[Any] = field(default_factory=set)
+    """Those of its tasks that wait for others of them."""
     root: Any = None
     """The task that runs an asynchronous body."""
     root_cancelled: bool = False

@@ -36,6 +36,10 @@ class Lease:
         """The database has another opinion: this identity is over for good."""
         self._lost = True
 
+    def now(self) -> float:
+        """Seconds by the local clock: for durations only."""
+        return self._clock()
+
     @property
     def lost(self) -> bool:
         """Whether nothing may be started under this lease any more."""

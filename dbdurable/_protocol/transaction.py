@@ -9,6 +9,7 @@ from dbdurable._core.control import ConnectionLost, Diverged, Duplicate, Fenced,
 from dbdurable._core.journal import Record
 from dbdurable._core.retry import is_transient
 from dbdurable._protocol.call import (
+    PROGRESS,
     DurableCall,
     adopt,
     fenced,
@@ -21,8 +22,11 @@ from dbdurable._protocol.call import (
     retry_delay_s,
 )
 from dbdurable._protocol.effects import Flow, Query, begin, call, commit, pause, rollback
+from dbdurable._protocol.frame import WorkflowFrame
+from dbdurable._protocol.message import announce
 from dbdurable._protocol.ownership import persist, rerun_delay_s
 from dbdurable._sql import step as sql
+from dbdurable._sql.message import PUT_EVENT
 from dbdurable.errors import StepTimeout
 
 RERUNS_MAX = 50
@@ -48,9 +52,12 @@ def transaction(this: DurableCall) -> Flow[Any]:
             text, value = this.codec.settle(value, this.what)
             if this.left:
                 raise Lost("the workflow goes on without this branch")
-            record = _record(this, frame.next_seq(this), attempt, text)
-            this.written_us = yield from commit(record) if frame.pending is None else commit(frame.pending, record)
+            said, record = frame.progress, _record(this, frame.next_seq(this), attempt, text)
+            this.written_us = yield from commit(*_rides_along(frame), record)
             frame.pending = None
+            if frame.progress is said:
+                frame.progress = None
+            yield from _announce(this)
             return value
         except Fenced:
             yield from rollback()
@@ -62,6 +69,7 @@ def transaction(this: DurableCall) -> Flow[Any]:
             yield from rollback()
             found = yield from _after_lost_commit(this, lost)
             if found is not None:
+                yield from _announce(this)
                 return replayed(this, found)
         except Transient:
             yield from rollback()
@@ -85,6 +93,21 @@ def transaction(this: DurableCall) -> Flow[Any]:
         known = yield from may_begin(this)
         if known is not None:
             return replayed(this, known)
+
+
+def _rides_along(frame: WorkflowFrame) -> list[Query]:
+    """What is written in the same commit, ahead of the record."""
+    before = [] if frame.pending is None else [frame.pending]
+    if frame.progress is not None:
+        before.append(Query(PUT_EVENT, (frame.id, PROGRESS, frame.progress)))
+    return before
+
+
+def _announce(this: DurableCall) -> Flow[None]:
+    """Wakes whoever waits for the events that the body has set."""
+    names = this.frame.announced.pop(this.path, None)
+    if names:
+        yield from announce(this.frame, names)
 
 
 def _record(this: DurableCall, seq: int, attempt: int, text: str) -> Query:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from dbdurable._core.codec import ValueCodec
-from dbdurable._core.control import Diverged, HandBack, LeaseLost, Unwind
+from dbdurable._core.control import Diverged, HandBack, LeaseLost, Suspend, Unwind
 from dbdurable._core.failure import encode_failure, settle_failure
+from dbdurable._protocol.call import show_progress
 from dbdurable._protocol.effects import Flow, call
 from dbdurable._protocol.frame import WorkflowFrame
 from dbdurable._protocol.ownership import resync, steadfast
+from dbdurable._protocol.wait import park
 from dbdurable._sql import workflow as sql
 from dbdurable.errors import BadArgument, Cancelled
 from dbdurable.types import Status
@@ -95,6 +97,7 @@ def _failure(error: BaseException) -> tuple[str, BaseException]:
 
 def _finish(frame: WorkflowFrame, outcome: Outcome, output: str | None, failure: str | None) -> Flow[Outcome]:
     """Writes the final status, guarded by owner and epoch."""
+    yield from show_progress(frame)
     while True:
         if frame.interrupt is not None and not frame.interrupted:
             # Cancelled after its last durable call: nothing of the outcome was committed, so the cancel wins.
@@ -150,6 +153,9 @@ def _leave(frame: WorkflowFrame, reason: Unwind | None, version: str) -> Flow[Ou
         rows = yield from steadfast(sql.BLOCK, frame.id, *owner, str(reason), version, *held, frame=frame)
         if rows or (yield from _blocked_before(frame)):
             return Outcome(Status.BLOCKED, error=reason)
+    if isinstance(reason, Suspend) and not (yield from park(frame)):
+        yield from resync(frame)  # cancelled meanwhile: its body begins anew and sees that
+        reason = HandBack(str(reason))
     if isinstance(reason, HandBack) and not frame.lease.lost and not (yield from _hand_back(frame)):
         yield from resync(frame)  # cancelled meanwhile: the new owner cleans up
         yield from _hand_back(frame)

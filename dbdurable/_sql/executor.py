@@ -122,7 +122,8 @@ RECOVER: Final = Statement(
     # that they do not stand in the way of others. The attempt is charged here and nowhere else, and starts
     # again at 1 when the dead epoch had made progress. From the third on the workflow goes back with a growing
     # delay: it may be what kills its executors. What it held of its queue's limits is given back, the rows of
-    # the limits in one order for all.
+    # the limits in one order for all. Who waits for events of a workflow that was held is woken: its executor may
+    # have died between the commit of an event, or of its end, and that.
     """
     with b as materialized (
         select l.executor_id, l.batch, l.ids from {schema}.lease l
@@ -173,6 +174,12 @@ RECOVER: Final = Statement(
         insert into {schema}.ready (queue, partition, rank, wake, workflow_id, name)
         select w.queue, {schema}.ticket_partition(w.queue, w.partition), 2 * w.priority, true, w.id, w.name
           from k join {schema}.workflow w on w.id = k.id where k.status = 'waiting'),
+    v as (
+        insert into {schema}.ready (queue, partition, rank, wake, workflow_id, name)
+        select w.queue, {schema}.ticket_partition(w.queue, w.partition), 2 * w.priority, true, w.id, w.name
+          from i join {schema}.wait t
+                 on t.kind = 'event' and t.subject >= i.id::text || ':' and t.subject < i.id::text || ';'
+          join {schema}.workflow w on w.id = t.workflow_id and w.status = 'waiting'),
     a as (
         insert into {schema}.attention (workflow_id, status, reason)
         select id, 'failed', 'attempts exhausted' from u where status = 'failed'
@@ -203,31 +210,14 @@ FORGET: Final = Statement(
     """,
 )
 
-WAKE_STARTS: Final = Statement(
-    "wake_starts",
-    # Delayed starts that are due become tickets, a bounded batch at a time.
-    """
-    with due as materialized (
-        select t.workflow_id, t.path from {schema}.wait t
-         where t.due <= clock_timestamp() and t.kind = 'start' order by t.due limit 500 for update skip locked),
-    gone as (
-        delete from {schema}.wait t using due d where t.workflow_id = d.workflow_id and t.path = d.path
-        returning t.workflow_id)
-    insert into {schema}.ready (queue, partition, rank, workflow_id, name)
-    select w.queue, {schema}.ticket_partition(w.queue, w.partition),
-           2 * w.priority + case when w.started_at is null then 1 else 0 end, w.id, w.name
-      from gone g join {schema}.workflow w on w.id = g.workflow_id where w.status = 'queued'
-    returning queue
-    """,
-)
-
 EXPIRE: Final = Statement(
     "expire",
     # Starts that nobody began in time (expires=): also where the queue is paused, full up, or nobody's.
     """
     with due as materialized (
         select t.workflow_id, t.path from {schema}.wait t
-         where t.due <= clock_timestamp() and t.kind = 'expiry' order by t.due limit 500 for update skip locked),
+         where t.due <= clock_timestamp() and not t.rung and t.kind = 'expiry'
+         order by t.due limit 500 for update skip locked),
     late as materialized (
         select w.id from due d join {schema}.workflow w on w.id = d.workflow_id
          where w.status = 'queued' and w.started_at is null for no key update of w skip locked),

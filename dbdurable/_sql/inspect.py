@@ -11,7 +11,7 @@ LIST_JSON: Final = Statement(
     """
     select to_json(q)::text from (
         select id, name, status, reason, key, queue, attempt, created_at, started_at, finished_at,
-               error_type, error_message, executor,
+               error_type, error_message, executor, progress,
                extract(epoch from clock_timestamp() - created_at)::float8 as age_s
           from {schema}.workflows
          where ($1::text is null or name = $1) and ($2::text is null or status = $2)
@@ -26,6 +26,7 @@ SHOW_JSON: Final = Statement(
         select v.id, v.name, v.status, v.reason, v.key, v.queue, v.priority, v.partition, v.attributes,
                v.attempt, v.max_attempts, v.parent_id, v.created_at, v.deadline, v.started_at, v.finished_at,
                extract(epoch from v.duration)::float8 as duration_s, v.executor, v.epoch, v.input, v.output,
+               v.progress,
                v.error_type, v.error_message, w.error ->> 'traceback' as error_traceback,
                array(select to_json(x) from (
                         select path, kind, subject, due from {schema}.wait

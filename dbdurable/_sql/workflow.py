@@ -59,16 +59,25 @@ START_HERE_UNKEYED: Final = Statement(
     """,
 )
 
-START: Final = Statement(
-    "start",
-    """
-    select {schema}.start(
+START_CALL: Final = """{schema}.start(
         name => $1::text, input => $2::json, key => $3::text, queue => $4::text, id => $5::uuid,
         priority => $6::int, delay => make_interval(secs => $7::float8), at => $8::timestamptz,
         expires => make_interval(secs => $9::float8), partition => $10::text,
         timeout => make_interval(secs => $11::float8), attributes => $12::jsonb, max_attempts => $13::int,
         parent_id => $14::uuid, registered => $15::boolean, known_queue => $16::boolean, cost => $17::int,
-        key_reuse => $18::boolean)
+        key_reuse => $18::boolean)"""
+"""With the parameters of `Start.params`; others follow from $19 on."""
+
+START: Final = Statement("start", "select " + START_CALL)
+
+START_AND_SEND: Final = Statement(
+    "start_and_send",
+    # Starts the workflow unless its key is there, and sends: both or neither.
+    """
+    with s as materialized (select """
+    + START_CALL
+    + """ as id)
+    select s.id, {schema}.send(s.id, $19::text, $20::json, $21::text) from s
     """,
 )
 
@@ -221,10 +230,7 @@ PAUSE: Final = Statement("pause", "select {schema}.pause($1::uuid)")
 
 RESUME: Final = Statement("resume", "select {schema}.resume($1::uuid)")
 
-START_CHILD: Final = Statement(
-    "start_child",
-    # A start inside a workflow's body: the child and the parent's record of its id in one statement, fenced.
-    """
+_CHILD: Final = """
     insert into {schema}.step
         (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output)
     values (
@@ -232,14 +238,28 @@ START_CHILD: Final = Statement(
         coalesce((select w.epoch from {schema}.workflow w
                    where w.id = $19 and w.executor_id = $22::uuid and w.epoch = $23::int and w.status = 'running'
                      for share), {schema}.fenced()),
-        clock_timestamp(), clock_timestamp(),
-        to_json({schema}.start(
-            name => $1, input => $2::json, key => $3::text, queue => $4::text, id => $5::uuid,
-            priority => $6::int, delay => make_interval(secs => $7::float8), at => $8::timestamptz,
-            expires => make_interval(secs => $9::float8), partition => $10::text,
-            timeout => make_interval(secs => $11::float8), attributes => $12::jsonb, max_attempts => $13::int,
-            parent_id => $14::uuid, registered => $15::boolean, known_queue => $16::boolean, cost => $17::int,
-            key_reuse => $18::boolean)))
+        clock_timestamp(), clock_timestamp(), """
+
+START_CHILD: Final = Statement(
+    "start_child",
+    # A start inside a workflow's body: the child and the parent's record of its id in one statement, fenced.
+    _CHILD
+    + "to_json("
+    + START_CALL
+    + """))
+    returning output #>> '{}', (extract(epoch from finished_at) * 1000000)::bigint
+    """,
+)
+
+START_CHILD_AND_SEND: Final = Statement(
+    "start_child_and_send",
+    # The same with a message for it, or for the one that holds its key.
+    _CHILD
+    + """
+        (with s as materialized (select """
+    + START_CALL
+    + """ as id)
+         select to_json(s.id) from s where {schema}.send(s.id, $25::text, $26::json, $27::text) is not null))
     returning output #>> '{}', (extract(epoch from finished_at) * 1000000)::bigint
     """,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.util import find_spec
 
-from dbdurable.cli import control, db, look, migrate, query, worker
+from dbdurable.cli import control, db, look, migrate, query, talk, worker
 from dbdurable.cli.app import app
 
 __all__ = ["app"]
@@ -25,6 +25,9 @@ for command, name, panel in (
     (control.cancel, "cancel", RUN),
     (control.pause, "pause", RUN),
     (control.resume, "resume", RUN),
+    (talk.send, "send", RUN),
+    (talk.resolve, "resolve", RUN),
+    (talk.reject, "reject", RUN),
     (migrate.migrate, "migrate", OPERATE),
 ):
     app.command(name, rich_help_panel=panel)(command)

@@ -39,8 +39,10 @@ def list_(
     if not found:
         typer.echo("no workflows" + (" like that" if name or status else " yet"))
         return
-    has_key, has_queue = (any(w[what] not in (None, "default") for w in found) for what in ("key", "queue"))
-    columns = ["id", "name", "status", "started", *["queue"] * has_queue, *["key"] * has_key, "reason"]
+    optional = ("queue", "key", "progress")
+    has_queue, has_key, has_progress = (any(w[what] not in (None, "default") for w in found) for what in optional)
+    columns = ["id", "name", "status", "started", *["queue"] * has_queue, *["key"] * has_key]
+    columns += [*["progress"] * has_progress, "reason"]
     rows = [
         [
             w["id"],
@@ -49,6 +51,7 @@ def list_(
             ago(w["age_s"]),
             *[w["queue"]] * has_queue,
             *[w["key"]] * has_key,
+            *[_progress(w["progress"])] * has_progress,
             _reason(w),
         ]
         for w in found
@@ -132,6 +135,13 @@ def executors(url: Url = None, schema: Schema = None, as_json: Json = False) -> 
     console().print(table(columns, rows, whole=["process", "state", "started"]))
 
 
+def _progress(said: dict[str, Any] | None) -> str:
+    if said is None:
+        return ""
+    total = "" if said["total"] is None else f" of {said['total']}"
+    return one_line(f"{said['done']}{total} {said['text']}".strip())
+
+
 def _reason(w: dict[str, Any]) -> str:
     return one_line(w["reason"] or (f"{w['error_type']}: {w['error_message']}" if w["error_type"] else ""))
 
@@ -169,6 +179,8 @@ def _fields(w: dict[str, Any]) -> RenderableType:
     for name in _PLAIN:
         if w[name] not in (None, "", 0):
             grid.add_row(name.removesuffix("_id"), Text(str(w[name])))
+    if w["progress"] is not None:
+        grid.add_row("progress", Text(_progress(w["progress"])))
     grid.add_row("attempt", f"{w['attempt']} of {w['max_attempts']}")
     for name in _TIMES:
         if w[name] is not None:

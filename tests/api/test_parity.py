@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import dbdurable
-from dbdurable import aio, client, context, definitions, handle, parallel
+from dbdurable import aio, client, context, definitions, handle, parallel, waiting
 
 CLASSES = [
     (handle, "Handle"),
@@ -21,6 +21,7 @@ CLASSES = [
     (definitions, "Step"),
     (definitions, "Transaction"),
     (client, "Client"),
+    (waiting, "Promise"),
 ]
 TWINS = {
     **{name: f"Async{name}" for _, name in CLASSES if name != "_Sync"},
@@ -80,6 +81,7 @@ def test_async_class_is_derived_from_the_sync_one(module: object, name: str):
 
 def awaitable(parameter: str) -> str:
     """A parameter of the sync function, as the async one has it."""
+    parameter = re.sub(r"\bHandle\[", "AsyncHandle[", parameter)
     parameter = parameter.replace("Callable[[], Any]", "AsyncBranch[Any]")  # gather's: calls, or what they return
     parameter = re.sub(r"\bBranch\[", "AsyncBranch[", parameter)
     return re.sub(r"(Callable\[\[\w*\], )(R|Any)\]", r"\1Awaitable[\2]]", parameter)
@@ -87,19 +89,22 @@ def awaitable(parameter: str) -> str:
 
 def test_free_functions_come_twice_under_one_name():
     coloured = set(aio.__all__)
-    assert coloured == {"fan_out", "gather", "race", "run_step"}
+    assert coloured == {
+        "fan_out", "gather", "promise", "race", "recv", "run_step", "send", "set_event", "sleep", "sleep_until"
+    }  # fmt: skip
     for name in coloured:
         sync, async_ = inspect.signature(getattr(dbdurable, name)), inspect.signature(getattr(aio, name))
         derived = {key: awaitable(str(each)) for key, each in sync.parameters.items()}
         assert {key: str(each) for key, each in async_.parameters.items()} == derived
         if not inspect.iscoroutinefunction(getattr(aio, name)):  # takes its place when it is called
-            assert async_.return_annotation == f"Awaitable[{sync.return_annotation}]"
+            returned = str(sync.return_annotation).replace("Promise[", "AsyncPromise[")
+            assert async_.return_annotation == f"Awaitable[{returned}]"
         else:
             assert async_.return_annotation == sync.return_annotation
     assert {name for name in vars(aio) if not name.startswith("_")} >= coloured
 
 
 def test_the_public_coloured_functions_all_have_a_twin():
-    colourless = {"current_step", "current_workflow", "now", "rng", "uuid4"}
-    functions = {name for name in [*context.__all__, *parallel.__all__] if name[0].islower()}
+    colourless = {"current_step", "current_workflow", "now", "progress", "rng", "uuid4"}
+    functions = {name for name in [*context.__all__, *parallel.__all__, *waiting.__all__] if name[0].islower()}
     assert functions - colourless == {f"{a}{name}" for name in aio.__all__ for a in ("", "a")}

@@ -62,7 +62,7 @@ REFUSED = {
     "select * into x from workflows": "SELECT INTO is not allowed",
     "select * from workflows where id = $1": "write the value",
     "select * from workflows where id = %s": "write the value",
-    "select * from runs": "no table “runs” - there are: executors, failures, queues, steps, unclaimable, workflows",
+    "select * from runs": "no table “runs” - there are: executors, failures, queues, steps, unclaimable, waiting, workflows",
     "select * from workflow": "no table “workflow” - did you mean “workflows”?",
     "select * from pg_shadow": "no table “pg_shadow”",
     "select * from public.users": "only the views of schema “dbdurable” can be read",
@@ -178,7 +178,10 @@ def test_errors_of_postgresql_and_a_time_limit(cli: Cli, shop: Shop):
 def test_a_teaching_error_is_what_the_user_sees(cli: Cli, shop: Shop):
     refused = cli("sql", "select * from runs", url=shop.url)
     assert refused.exit_code == 1
-    assert refused.stderr == "no table “runs” - there are: executors, failures, queues, steps, unclaimable, workflows\n"
+    assert (
+        refused.stderr
+        == "no table “runs” - there are: executors, failures, queues, steps, unclaimable, waiting, workflows\n"
+    )
 
 
 def test_what_runs_is_read_only_one_statement(shop: Shop, monkeypatch: pytest.MonkeyPatch, cli: Cli):

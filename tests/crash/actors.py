@@ -69,6 +69,7 @@ def act(job: Job, pipe: Pipe) -> None:
     os.environ.update(
         DBDURABLE_ENV_FILE=os.devnull,
         DBDURABLE_POLL_INTERVAL_S_MAX="0.05",
+        DBDURABLE_PARK_AFTER_S="0.02",
         **job.environment,
     )
     from tests.crash import mutants, programs

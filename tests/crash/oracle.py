@@ -40,7 +40,7 @@ def traces(connection: Connection, run: str) -> Traces:
         steps=connection.execute(
             """
             select w.name, s.path, s.kind::text, s.name, s.attempts,
-                   case when s.kind = 'start' then 'an id' else replace(s.output::text, %(run)s, '*') end,
+                   case when s.kind in ('start', 'promise') then 'an id' else replace(s.output::text, %(run)s, '*') end,
                    s.error::json ->> 'type'
               from dbdurable.step s join dbdurable.workflow w on w.id = s.workflow_id
              where w.input::json ->> 'run' = %(run)s order by w.name, w.key is null, s.path
@@ -89,6 +89,8 @@ def check_house(connection: Connection) -> None:
         """
     ).fetchall()
     assert tickets == [], "a ticket of nothing"
+    waits = connection.execute("select workflow_id, path, kind from dbdurable.wait").fetchall()
+    assert waits == [], "a wait of nothing"
     late = connection.execute(
         """
         select s.workflow_id, s.path from dbdurable.step s join dbdurable.workflow w on w.id = s.workflow_id

@@ -17,7 +17,8 @@ from psycopg import AsyncConnection, Connection
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
-from dbdurable import Durable, Retry, current_step
+from dbdurable import Durable, Retry, aio, current_step, current_workflow, promise, recv, send, set_event, sleep
+from dbdurable.errors import PromiseRejected, WaitTimeout
 from dbdurable.ext.sqlalchemy import SQLAlchemy
 
 TABLES = """
@@ -227,6 +228,76 @@ class Till:
 till = durable.register(Till("north"), name="till")
 
 
+@durable.workflow
+def naps(run: str) -> list[Any]:
+    first = write(run, "before", 1)
+    sleep(0.15)
+    try:
+        late = recv("never", int, timeout=0.15)
+    except WaitTimeout:
+        late = -1
+    return [first, late, write(run, "after", 2)]
+
+
+@durable.workflow
+async def anaps(run: str) -> list[Any]:
+    async def nap(n: int) -> int:
+        await aio.sleep(0.15 * n)
+        return await awrite(run, f"branch {n}", n)
+
+    return [
+        *await asyncio.gather(nap(1), nap(2), awrite(run, "awake", 3)),
+        await aio.recv("no", default=0, timeout=0.1),
+    ]
+
+
+@durable.transaction
+def tell(tx: Connection, run: str, me: str) -> None:
+    tx.execute("insert into effect values (%s, 'told', 2)", [run])
+    send(me, "number", 2)
+    set_event("told", 2)
+
+
+@durable.step
+def call_and_send(run: str, me: str) -> None:
+    send(me, "number", 3)
+    outside(run, "called and sent")
+
+
+@durable.workflow
+def talks(run: str) -> list[Any]:
+    """To itself, so that every run goes the same way."""
+    me = str(current_workflow().id)
+    send(me, "number", 1)
+    tell(run, me)
+    call_and_send(run, me)
+    numbers = [recv("number", int) for _ in range(3)]
+    set_event("total", sum(numbers))
+    it, other = promise("it", int), promise("other", int)
+    durable.client.resolve(it.token, 5)
+    durable.client.reject(other.token, "no")
+    handle = durable.client.handle(me)
+    found = [handle.get_event("told", int), handle.get_event("total", int), it.result(timeout=60)]
+    with contextlib.suppress(PromiseRejected):
+        found.append(other.result())
+    return [numbers, *found, recv("number", default="none", timeout=0.1)]
+
+
+@durable.workflow
+async def atalks(run: str) -> list[Any]:
+    me = str(current_workflow().id)
+    await aio.send(me, "number", 1)
+    await tell.aio(run, me)
+    await call_and_send.aio(run, me)
+    numbers = [await aio.recv("number", int) for _ in range(3)]
+    await aio.set_event("total", sum(numbers))
+    it = await aio.promise("it", int)
+    await durable.client.aio.resolve(it.token, 5)
+    handle = durable.client.aio.handle(me)
+    found = [await handle.get_event("told", int), await it.result(timeout=60)]
+    return [numbers, *found, await aio.recv("number", default="none", timeout=0.1)]
+
+
 @dataclass(frozen=True)
 class Program:
     """A way to run one of the workflows under a key."""
@@ -257,5 +328,10 @@ PROGRAMS = {
         Program("method", till.sell),
         Program("parent", parent),
         Program("session", sessions),
+        Program("naps", naps),
+        Program("naps queued", naps, queued=True),
+        Program("async naps", anaps, is_async=True),
+        Program("talks", talks),
+        Program("async talks", atalks, is_async=True),
     ]
 }

@@ -13,7 +13,11 @@ from tests.crash.oracle import check_house, check_same, traces
 from tests.crash.programs import PROGRAMS
 from tests.crash.proxy import Proxy
 
-ANSWERED = ("start", "start_here", "start_here_unkeyed", "start_child", "append", "finish", "record_fenced")
+ANSWERED = (
+    "start", "start_here", "start_here_unkeyed", "start_child", "append", "finish", "record_fenced",
+    "park", "look", "end_wait", "keep_wait", "send", "send_recorded", "receive", "set_event", "complete_recorded",
+    "wake_waiters", "put_event",
+)  # fmt: skip
 """What changes something, besides commits: its answer can be lost after it has taken effect."""
 
 
@@ -22,7 +26,7 @@ def changes_something(point: str) -> bool:
     return what != point and (what in ANSWERED or what.endswith(" + commit"))
 
 
-SHORT, LONG = ["mixed", "async", "parent", "method"], list(PROGRAMS)
+SHORT, LONG = ["mixed", "async", "parent", "method", "naps", "talks", "async talks"], list(PROGRAMS)
 
 
 def break_at(

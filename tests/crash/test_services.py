@@ -35,7 +35,7 @@ def leave_work(url: str, connection: psycopg.Connection, runs: list[str]) -> Non
 @pytest.mark.parametrize(
     ("role", "until"),
     [
-        ("control", "after * + claim + claimed_journals + queues"),
+        ("control", "after * + claim + claimed_journals + claimed_waits + queues"),
         ("heartbeat", "after session"),
     ],
 )

@@ -30,7 +30,8 @@ Run = Callable[..., Ended]
 @pytest.fixture
 def environment(database_url: str) -> dict[str, str]:
     """What a program finds: the database's URL, and the programs' directory to import from."""
-    return {**os.environ, "DBDURABLE_DATABASE_URL": database_url, "PYTHONPATH": str(PROGRAMS)}
+    path = os.pathsep.join([str(PROGRAMS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "DBDURABLE_DATABASE_URL": database_url, "PYTHONPATH": path}
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def test_a_workflow_claimed_again_keeps_its_lease_row_when_its_last_frame_goes(d
         attempts.add(again, 902, claimed=False)
         attempts.remove(first, claimed=False, ended=True)
         assert attempts.find(id) is again
-        assert 902 not in attempts.take_done_batches()
+        assert 902 not in attempts.take_done()[0]
         attempts.remove(again, claimed=False, ended=True)
-        assert 902 in attempts.take_done_batches()
+        assert 902 in attempts.take_done()[0]
     durable.close()

@@ -286,6 +286,7 @@ class World:
         """The next call of the body."""
         return DurableCall(
             frame=self.frame,
+            line=self.frame.line,
             path=self.frame.line.take(),
             kind=kind,
             name=name,

@@ -1,0 +1,102 @@
+"""Where a wait or a message of the library's own is called, and how its protocol runs there."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any, cast
+
+from dbdurable._core.codec import ValueCodec
+from dbdurable._executor.calls import on_a_loop, place_of, require_own_thread
+from dbdurable._executor.runtime import Runtime, check_blocking
+from dbdurable._protocol.call import DurableCall
+from dbdurable._protocol.effects import Flow
+from dbdurable._protocol.frame import Frame, StepFrame, WorkflowFrame, current
+from dbdurable.errors import NotInWorkflow, WrongColour
+
+PLAIN = ValueCodec()
+
+
+def body_frame(call: str) -> WorkflowFrame:
+    """The workflow in whose body the code stands; raises NotInWorkflow elsewhere."""
+    frame = current.get()
+    if isinstance(frame, WorkflowFrame):
+        return frame
+    if isinstance(frame, StepFrame):
+        raise NotInWorkflow(
+            f"{call}(...) was called inside {frame.kind} {frame.name}, which cannot wait durably: call it in the "
+            "body of the workflow, before or after it"
+        )
+    raise NotInWorkflow(
+        f"{call}(...) was called outside of a workflow: nothing would be recorded. Call it in the body of a function "
+        "with @durable.workflow (in threads that a body starts itself, it is outside of it, too)"
+    )
+
+
+def place(call: str, kind: str, name: str, codec: ValueCodec = PLAIN) -> DurableCall:
+    """Takes the place of such a call in the workflow around it: now, in program order."""
+    return place_of(body_frame(call), name, kind, codec)
+
+
+def speaker(call: str) -> Runtime:
+    """The application in whose workflow, step or transaction the code stands; raises NotInWorkflow elsewhere."""
+    frame = current.get()
+    workflow = frame.workflow if isinstance(frame, StepFrame) else frame
+    if workflow is not None:
+        return cast(Runtime, workflow.runtime)
+    raise NotInWorkflow(f"{call}(...) was called outside of a workflow: there, write `handle.send(topic, value)`")
+
+
+def note_event(name: str) -> Frame | None:
+    """Where an event is set: in a transaction, its waiters are woken once that has committed."""
+    frame = current.get()
+    if isinstance(frame, StepFrame) and frame.kind == "transaction" and frame.workflow is not None:
+        frame.workflow.announced.setdefault(frame.path, []).append(name)
+        return frame
+    return None
+
+
+def note_progress(text: str) -> None:
+    """Keeps it for the next record of the workflow around."""
+    frame = current.get()
+    workflow = frame.workflow if isinstance(frame, StepFrame) else frame
+    if workflow is None:
+        raise NotInWorkflow("progress(...) was called outside of a workflow: nobody would see it")
+    workflow.progress = text
+
+
+def drive(this: DurableCall, flow: Flow[Any], call: str) -> Any:
+    """Runs it for `def` code."""
+    frame = this.frame
+    check_own(frame, call)
+    return cast(Runtime, frame.runtime).drive(flow, None, this)
+
+
+def check_own(frame: WorkflowFrame, call: str) -> None:
+    """Raises where the body cannot wait: on an event loop, or in a thread that it started itself."""
+    if on_a_loop() and frame.is_async:
+        raise WrongColour(f"{call}(...) blocks the event loop of workflow {frame.name}: write `await aio.{call}(...)`")
+    check_blocking(f"{call}(...)", f"await aio.{call}(...)")
+    require_own_thread(frame, f"{call}(...)")
+
+
+def adrive(this: DurableCall, flow: Flow[Any], call: str) -> Coroutine[Any, Any, Any]:
+    """Runs it for `async def` code; a coroutine that is never awaited is named when the body ends."""
+    return awaited(cast(Runtime, this.frame.runtime), (flow, None, this), this.frame, f"aio.{call}")
+
+
+def awaited(
+    runtime: Runtime, call: tuple[Flow[Any], bool | None, DurableCall | None], frame: Any, name: str
+) -> Coroutine[Any, Any, Any]:
+    """The coroutine of a call; one that is never awaited is named when the workflow's body ends."""
+    token = object()
+    if isinstance(frame, WorkflowFrame):
+        frame.unawaited[id(token)] = name
+
+    async def run() -> Any:
+        if isinstance(frame, WorkflowFrame):
+            frame.unawaited.pop(id(token), None)
+        return await runtime.adrive(*call)
+
+    coroutine: Any = run()
+    coroutine.__qualname__ = name  # what Python's own warning calls it
+    return cast("Coroutine[Any, Any, Any]", coroutine)

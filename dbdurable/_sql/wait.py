@@ -1,0 +1,144 @@
+"""Statements of waits: park, look, wake, and the record that ends a wait."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dbdurable._sql.statement import Statement
+
+PARK: Final = Statement(
+    "park",
+    # The attempt has left its frame. Keeps executor_id and epoch, so that the same statement sent again after
+    # a lost answer knows itself. A wait that is there already keeps its deadline, and may ring again: it may
+    # have rung while the workflow ran, and its ticket be gone. One that nothing waits for any more (it lost a
+    # race) goes. What was held of the queue's limits is given back.
+    """
+    with w as (
+        update {schema}.workflow set status = 'waiting', slots = null
+         where id = $1::uuid and executor_id = $2::uuid and epoch = $3::int and status = 'running'
+        returning id),
+    given as (
+        update {schema}.limit_key l set used = l.used - 1
+         where l.queue = $4::text and l.partition = any($5::text[]) and exists (select from w)),
+    gone as (
+        delete from {schema}.wait where workflow_id = $1 and path <> all($6::text[]) and exists (select from w)),
+    t as (
+        insert into {schema}.wait as t (workflow_id, path, kind, subject, due, attempts)
+        select w.id, x.path, x.kind::{schema}.wait_kind, x.subject,
+               coalesce(x.due, clock_timestamp() + make_interval(secs => x.left_s)), x.attempts
+          from w, unnest($6::text[], $7::text[], $8::text[], $9::float8[], $10::timestamptz[], $11::smallint[])
+               as x(path, kind, subject, left_s, due, attempts)
+        on conflict (workflow_id, path) do update set rung = false where t.rung)
+    select id from w
+    """,
+)
+
+LOOK: Final = Statement(
+    "look",
+    # After the park has committed: whatever came before that is seen here, and what comes later finds the wait.
+    """
+    insert into {schema}.ready (queue, partition, rank, wake, workflow_id, name)
+    select w.queue, {schema}.ticket_partition(w.queue, w.partition), 2 * w.priority, true, w.id, w.name
+      from {schema}.workflow w
+     where w.id = $1::uuid and w.status = 'waiting' and exists (
+           select from {schema}.wait t
+            where t.workflow_id = w.id and (
+                  t.due <= clock_timestamp()
+               or t.kind = 'message' and exists (
+                      select from {schema}.message m where m.workflow_id = w.id and m.topic = t.subject)
+               or t.kind = 'event' and exists (
+                      select from {schema}.workflow o left join {schema}.event e
+                          on e.workflow_id = o.id and e.name = substr(t.subject, 38)
+                       where o.id = left(t.subject, 36)::uuid
+                         and (e.name is not null or o.status in ('succeeded', 'failed', 'cancelled')))))
+    returning queue
+    """,
+)
+
+KEEP_WAIT: Final = Statement(
+    "keep_wait",
+    # A wait that cannot park yet, because something else of its workflow goes on: its deadline outlives a crash.
+    """
+    insert into {schema}.wait (workflow_id, path, kind, subject, due, attempts)
+    select w.id, $4::text, $5::text::{schema}.wait_kind, $6::text,
+           coalesce($8::timestamptz, clock_timestamp() + make_interval(secs => $7::float8)), $9::smallint
+      from {schema}.workflow w
+     where w.id = $1::uuid and w.executor_id = $2::uuid and w.epoch = $3::int and w.status = 'running'
+    on conflict do nothing
+    """,
+)
+
+END_WAIT: Final = Statement(
+    "end_wait",
+    # What came of a wait, fenced; its row goes with it. No row: somebody has recorded it before.
+    """
+    with i as (
+        insert into {schema}.step
+            (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output, error)
+        values (
+            $1::uuid, $2::text, $3::int, $4::text::{schema}.step_kind, $5::text, 1,
+            coalesce((select w.epoch from {schema}.workflow w
+                       where w.id = $1 and w.executor_id = $6::uuid and w.epoch = $7::int and w.status = 'running'
+                         for share), {schema}.fenced()),
+            clock_timestamp() - make_interval(secs => $8::float8), clock_timestamp(), $9::json, $10::json)
+        on conflict do nothing
+        returning (extract(epoch from finished_at) * 1000000)::bigint as finished_us),
+    t as (
+        delete from {schema}.wait where workflow_id = $1 and path = $2 and exists (select from i))
+    select finished_us from i
+    """,
+)
+
+CLAIMED_WAITS: Final = Statement(
+    "claimed_waits",
+    # What the claimed workflows waited for: so a deadline is kept. In the flight of the claim.
+    """
+    select j.workflow_id, j.path, j.left_s, j.attempts
+      from {schema}.lease l cross join unnest(l.ids) as i(id) cross join lateral (
+           select t.workflow_id, t.path, extract(epoch from t.due - clock_timestamp())::float8 as left_s, t.attempts
+             from {schema}.wait t where t.workflow_id = i.id) j
+     where l.executor_id = $1::uuid and l.batch >= $2::bigint
+    """,
+)
+
+READ_WAITS: Final = Statement(
+    "read_waits",
+    """
+    select path, extract(epoch from due - clock_timestamp())::float8, attempts
+      from {schema}.wait where workflow_id = $1::uuid
+    """,
+)
+
+SECONDS_UNTIL: Final = Statement(
+    "seconds_until",
+    "select extract(epoch from $1::timestamptz - clock_timestamp())::float8",
+)
+
+WAKE_DUE: Final = Statement(
+    "wake_due",
+    # What is due becomes tickets, a bounded batch at a time; replicas share it by SKIP LOCKED. A delayed start
+    # is over with it. Every other wait stays until its outcome is recorded and does not ring again; its ticket
+    # is written whatever the workflow does, since the claim drops what nobody waits for. The answer: how many,
+    # and in how many seconds the next one is due.
+    """
+    with due as materialized (
+        select t.workflow_id, t.path, t.kind from {schema}.wait t
+         where t.due <= clock_timestamp() and not t.rung and t.kind <> 'expiry'
+         order by t.due limit $1::int for update skip locked),
+    started as (
+        delete from {schema}.wait t using due d
+         where d.kind = 'start' and t.workflow_id = d.workflow_id and t.path = d.path),
+    rung as (
+        update {schema}.wait t set rung = true from due d
+         where d.kind <> 'start' and t.workflow_id = d.workflow_id and t.path = d.path),
+    tickets as (
+        insert into {schema}.ready (queue, partition, rank, wake, workflow_id, name)
+        select w.queue, {schema}.ticket_partition(w.queue, w.partition),
+               2 * w.priority + (w.started_at is null)::int, d.kind <> 'start', w.id, w.name
+          from due d join {schema}.workflow w on w.id = d.workflow_id
+         where d.kind <> 'start' or w.status = 'queued')
+    select (select count(*) from due),
+           (select extract(epoch from t.due - clock_timestamp())::float8 from {schema}.wait t
+             where t.due > clock_timestamp() and not t.rung order by t.due limit 1)
+    """,
+)
