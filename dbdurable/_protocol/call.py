@@ -53,6 +53,8 @@ class DurableCall:
 
     written_us: int | None = None
     """When its record was written, once it is there; microseconds since 1970."""
+    cleans_up: bool = False
+    """Whether it began after the body had seen a cancel."""
     left: bool = False
     """Whether its branch is not needed any more: nothing of it should commit from here on."""
 
@@ -74,6 +76,7 @@ def recall(this: DurableCall) -> Flow[Record | None]:
         raise frame.unwinding
     if this.line.suspended:
         raise Suspend(WAITS)
+    this.cleans_up = frame.interrupted
     try:
         record = frame.journal.match(this.path, this.kind, this.name)
     except Diverged as diverged:
@@ -125,7 +128,7 @@ def deliver_cancel(this: DurableCall) -> Flow[Record]:
     Where a record is there already it has won, and is the answer; the next call gets the cancel.
     """
     frame = this.frame
-    if frame.interrupted:  # cancelled twice over: the clean-up itself was refused by another epoch
+    if this.cleans_up:  # cancelled twice over: the clean-up itself was refused by another epoch
         raise frame.unwind(LeaseLost(f"workflow {frame.id} was refused while it cleaned up"))
     reason = frame.interrupt or ""
     text = f"{_CANCELLED}{json.dumps(reason)}}}"

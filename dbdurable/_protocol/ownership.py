@@ -55,6 +55,8 @@ def resync(frame: WorkflowFrame) -> Flow[None]:
         if status == "running" and still_mine and interrupt is not None:
             frame.epoch, frame.interrupt = epoch, interrupt
             return
+        if status == "running" and (executor_id, epoch) == (frame.lease.executor_id, frame.epoch) and frame.interrupt:
+            return  # another branch of this body has adopted it meanwhile
     raise frame.unwind(LeaseLost(f"workflow {frame.id} was taken over, paused or ended elsewhere"))
 
 
