@@ -5,6 +5,10 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from dbdurable import Executor
+from dbdurable._executor.runtime import boottime
+from dbdurable._protocol.lease import Lease
+
 
 class PowerCut(BaseException):
     """The process is gone."""
@@ -13,20 +17,24 @@ class PowerCut(BaseException):
 class Power:
     """A seam for `Database.seam`. Services go on: what they would do in another process they do here."""
 
-    def __init__(self) -> None:
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
         self.fuse: int | None = None
         self.points = 0
         self.off = False
 
     def reached(self, name: str, connection: Any) -> None:
         thread = threading.current_thread().name
-        if thread.startswith(("dbdurable-control", "dbdurable-heartbeat", "MainThread", "pool-")):
+        if thread.startswith(("dbdurable-control", "dbdurable-heartbeat", "dbdurable-notif", "MainThread", "pool-")):
             return
         if name.startswith("after") or "rollback" in name:  # its connection goes back to the pool, as with the process
             return
         self.points += 1
         if self.fuse is not None and self.points >= self.fuse:
             self.off = True
+            for frame in self.executor.attempts._batch_of:  # a lost connection is no reason to wait for its end
+                frame.lease = Lease(frame.lease.executor_id, frame.lease.ttl_s, boottime)
+                frame.lease.lose()
         if self.off:
             raise PowerCut(name)
 

@@ -77,9 +77,10 @@ def _module_url(administrator: Any, postgresql_template: Any) -> Iterator[str]:
 def lab(_module_url: str) -> Iterator[Lab]:
     with psycopg.connect(_module_url, autocommit=True) as connection:
         connection.execute("create table written (n int)")
-    durable, power = Durable(_module_url), Power()
+    durable = Durable(_module_url)
     program = Program(durable)
     with durable.executor() as executor:
+        power = Power(executor)
         durable._runtime.database.seam = power
         yield Lab(program, power, executor, itertools.count())
         durable._runtime.database.seam = None
