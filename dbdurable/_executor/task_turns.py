@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -23,6 +24,11 @@ ROUNDS_MAX = 1000
 """Rounds of the loop after which a body that never rests (it polls) is taken to rest."""
 ROUNDS_BLIND = 20
 """Rounds given to a body on a loop that does not show what is left on it: more than its callbacks are deep."""
+
+LEFT_LOOK_S = 60.0
+"""How often somebody is told of a call that should have been cancelled by now."""
+
+logger = logging.getLogger("dbdurable")
 
 Perform = Callable[[Flow[Any]], Awaitable[Any]]
 
@@ -69,7 +75,7 @@ class TaskTurns(Turns[Turn]):
             return await self._live(this, drive, perform)
         try:
             if was_left(record):
-                await self._loop.create_future()  # until the body cancels it again
+                await self._until_left(this)
             turn = await self._wait(record.seq)
         except asyncio.CancelledError:
             self.frame.journal.leave(this.path)
@@ -114,6 +120,16 @@ class TaskTurns(Turns[Turn]):
             if self.frame.unwinding is not None:
                 self._end(self.frame.unwinding)
             self._look()
+
+    async def _until_left(self, this: DurableCall) -> None:
+        """The body cancelled this call before: it goes on when it does so again, as nothing else was seen then."""
+        while True:
+            await asyncio.sleep(LEFT_LOOK_S)
+            logger.warning(
+                "workflow %s %s waits at path %s: its history says that it cancelled %s %s there, and it has not yet. "
+                "Was the code changed?",
+                *(self.frame.name, self.frame.id, this.path, this.kind, this.name),
+            )
 
     def _by_the_body(self) -> bool:
         """Whether a branch was cancelled by the body, not with it."""
