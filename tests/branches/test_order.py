@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from dbdurable import Durable, Executor, Status
@@ -111,7 +111,7 @@ def test_tasks(lab: Lab, spec: Spec, cuts: list[int], delays: list[int]) -> None
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-@settings(max_examples=EXAMPLES_LONG, **DRAWN)
+@settings(max_examples=EXAMPLES_LONG, phases=[Phase.generate], **DRAWN)
 @given(colour=st.sampled_from(["threads", "tasks"]), data=st.data(), cuts=CUTS, delays=DELAYS)
 def test_many(lab: Lab, colour: str, data: st.DataObject, cuts: list[int], delays: list[int]) -> None:
     lab.check(colour, data.draw(specs(SYNC if colour == "threads" else ASYNC)), cuts, delays)
