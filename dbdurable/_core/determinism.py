@@ -79,7 +79,7 @@ class Sources:
         lines = linecache.getlines(fn.__code__.co_filename, fn.__globals__)
         try:
             tree = ast.parse("".join(lines))
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, SystemError):  # the last: Python 3.11, a finalizer that parses too (gh-106905)
             return lines, {}
         found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
         # A function begins where its first decorator stands.
