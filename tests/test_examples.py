@@ -67,6 +67,18 @@ def test_shop_is_tested(server_url: str):
     assert "4 passed" in done.stdout
 
 
+def test_approval(database_url: str):
+    assert run("approval", database_url) == [
+        "mail to ann: please approve 120",
+        "120: refused by ann",
+        "mail to ann: please approve 900",
+        "mail to ann: a reminder: 900 waits for you",
+        "mail to bob: ann does not answer: approve 900?",
+        "900: it is now up to bob",
+        "900: approved by bob, signed S-17",
+    ]
+
+
 def test_saga(database_url: str):
     assert run("saga", database_url) == [
         "trip 1: booked",
