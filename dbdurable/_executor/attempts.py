@@ -41,6 +41,7 @@ class Attempts:
         self._left: dict[int, int] = {}
         self._done: list[int] = []
         self._ended: list[UUID] = []
+        self._children: list[UUID] = []
         self._batches = itertools.count(1)
         self._running = {True: 0, False: 0}  # by "takes a slot of async tasks"
         self._running_of: Counter[str] = Counter()  # by queue
@@ -99,6 +100,8 @@ class Attempts:
             batch = self._batch_of.pop(frame)
             if ended:
                 self._ended.append(frame.id)
+                if frame.parent_id is not None:
+                    self._children.append(frame.id)
                 self._left[batch] -= 1
                 if self._left[batch] == 0:
                     del self._left[batch]
@@ -121,6 +124,12 @@ class Attempts:
         with self._lock:
             done, self._done, ended, self._ended = self._done, [], self._ended, []
             return done, ended
+
+    def take_children(self) -> list[UUID]:
+        """Children that have ended since the last time: their parents may wait for them. The beat tells them, too."""
+        with self._lock:
+            children, self._children = self._children, []
+            return children
 
     def put_back(self, done: list[int], ended: list[UUID]) -> None:
         """What was not confirmed."""

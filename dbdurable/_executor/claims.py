@@ -201,7 +201,7 @@ class Claims:
                 if row[0] is None:
                     further = asked_to
                     continue
-            id, name, key, epoch, attempt, interrupt, input, deadline, queue, slots, began_us, rank, at = row
+            id, name, key, epoch, attempt, interrupt, input, deadline, queue, slots, parent_id, began_us, rank, at = row
             definition = executor.definitions[name]
             frame = WorkflowFrame(
                 id=id,
@@ -216,6 +216,7 @@ class Claims:
                 deadline=deadline,
                 queue=queue,
                 slots=slots,
+                parent_id=parent_id,
                 interrupt=interrupt,
                 now_us=began_us,
                 kept=self._kept.get(id, {}),

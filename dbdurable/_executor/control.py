@@ -14,7 +14,8 @@ from dbdurable._executor.runtime import boottime
 from dbdurable._executor.timers import Timers
 from dbdurable._executor.upkeep import Upkeep
 from dbdurable._io.drive import SyncDriver
-from dbdurable._protocol.effects import flight
+from dbdurable._protocol.effects import Query, flight
+from dbdurable._sql.message import WAKE_ENDED
 from dbdurable.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
@@ -72,8 +73,8 @@ class Control:
         self._wake.set()
 
     def freed(self, frame: WorkflowFrame) -> None:
-        """A slot is free again: worth a look if the last one had filled all, or a limit has room now."""
-        if self._hungry or frame.slots:
+        """A slot is free again: worth a look if the last one had filled all, a limit has room, or a parent waits."""
+        if self._hungry or frame.slots or frame.parent_id is not None:
             self._wake.set()
 
     def _run(self) -> None:
@@ -109,11 +110,13 @@ class Control:
             self._upkeep_at = boottime() + UPKEEP_S * self._random.uniform(0.8, 1.2)
             upkeep = self._upkeep.ask(executor.queues)
         timers = self.timers.ask(also_others=bool(upkeep))
+        children = executor.attempts.take_children()
+        tells = [Query(WAKE_ENDED, (children,))] if children else []
         claims = self._claims.ask()
-        if not upkeep and not timers and not claims:
+        if not upkeep and not timers and not tells and not claims:
             return Taken(0, True)
-        answers = iter(self._driver.run(flight(*upkeep, *timers, *claims)))
-        kept, rung = list(islice(answers, len(upkeep))), list(islice(answers, len(timers)))
+        answers = iter(self._driver.run(flight(*upkeep, *timers, *tells, *claims)))
+        kept, rung, _ = (list(islice(answers, len(asked))) for asked in (upkeep, timers, tells))
         taken = self._claims.take(list(answers)) if claims else Taken(0, True)
         if timers:
             self.timers.take(rung[0])

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
 from typing import Any
 from uuid import UUID
 
 from dbdurable._core.control import Duplicate, Fenced
+from dbdurable._core.journal import Record
 from dbdurable._protocol.call import DurableCall, adopt, fenced, may_begin, recall, record_failure, replayed
-from dbdurable._protocol.effects import Flow, pause
+from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.ownership import steadfast
-from dbdurable._protocol.start import FINAL, POLL_S_FIRST, POLL_S_MAX, Start, outcome_of
-from dbdurable._protocol.step import record_outcome
+from dbdurable._protocol.start import FINAL, Start, outcome_of
+from dbdurable._protocol.wait import await_, ended
 from dbdurable._sql.workflow import OUTCOME, START_CHILD, START_CHILD_AND_SEND
 from dbdurable.errors import DurableError, UnknownWorkflow, WaitTimeout
 from dbdurable.types import Status
@@ -53,34 +53,44 @@ def call_child(this: DurableCall, join: DurableCall, start: Start, run_child: Ru
 
 
 def await_child(join: DurableCall, id: UUID, run_child: RunChild) -> Flow[Any]:
-    """Waits for a workflow inside another; the outcome is a record of the one that waits."""
+    """Waits for a workflow inside another; the outcome is a record of the one that waits.
+
+    A child that nobody runs yet is run here. What takes longer is left: the parent parks, and the child's end
+    wakes it. It stays in memory while children keep ending, so that many of them do not replay it once each.
+    """
     record = yield from recall(join)
-    if record is not None:
-        return replayed(join, record)
-    begun = monotonic()
-    try:
-        value = yield from _outcome(join, id, run_child)
-        text, value = join.codec.settle(value, join.what)
-    except Exception as error:
-        return (yield from record_outcome(join, 1, monotonic() - begun, error=error))
-    return (yield from record_outcome(join, 1, monotonic() - begun, text=text, value=value))
+    if record is None:
+        clock = join.frame.lease.now
+        begun, patience_s = clock(), join.frame.park_after_s
+
+        def look() -> Flow[Record | None]:
+            return _look(join, id, run_child, begun)
+
+        record = yield from await_(join, "result", str(id), join.timeout_s, look, patience_s=patience_s)
+        if record is None:
+            late = WaitTimeout(f"workflow {id} has not finished within {join.timeout_s:g} s")
+            record = yield from ended(join, clock() - begun, error=late)
+    return replayed(join, record)
 
 
-def _outcome(join: DurableCall, id: UUID, run_child: RunChild) -> Flow[Any]:
-    begun, delay_s, frame = monotonic(), POLL_S_FIRST, join.frame
+def _look(join: DurableCall, id: UUID, run_child: RunChild, begun: float) -> Flow[Record | None]:
+    """The record of what came of it, if something has; runs it where nobody does."""
+    frame = join.frame
     while True:
         rows = yield from steadfast(OUTCOME, id, frame=frame)
-        if not rows:
-            raise UnknownWorkflow(f"there is no workflow {id} in this schema")
-        name, status, output, error, reason = rows[0]
-        if status in FINAL:
-            return outcome_of(id, name, status, output, error, reason, join.codec)
-        record = yield from may_begin(join)
-        if record is not None:
-            return replayed(join, record)
-        if status == Status.QUEUED and (yield from run_child(id)):
+        if rows and rows[0][1] == Status.QUEUED and (yield from run_child(id)):
+            record = yield from may_begin(join)  # it may have given itself back because this executor closes
+            if record is not None:
+                return record
             continue
-        if join.timeout_s is not None and monotonic() - begun >= join.timeout_s:
-            raise WaitTimeout(f"workflow {name} {id} has not finished within {join.timeout_s:g} s: it is {status}")
-        yield from pause(delay_s)
-        delay_s = min(POLL_S_MAX, delay_s * 1.5)
+        try:
+            if not rows:
+                raise UnknownWorkflow(f"there is no workflow {id} in this schema")
+            name, status, output, error, reason = rows[0]
+            if status not in FINAL:
+                return None
+            value = outcome_of(id, name, status, output, error, reason, join.codec)
+            text, _ = join.codec.settle(value, join.what)
+        except Exception as failure:
+            return (yield from ended(join, frame.lease.now() - begun, error=failure))
+        return (yield from ended(join, frame.lease.now() - begun, text=text))

@@ -54,6 +54,7 @@ class WorkflowFrame:
     runtime: Any = None
     """The application that runs it; opaque here."""
     deadline: datetime | None = None
+    parent_id: UUID | None = None
     queue: str | None = None
     slots: list[str] | None = None
     """What it holds of its queue's limits: '' is the queue's own, else a partition."""

@@ -25,6 +25,9 @@ from dbdurable.types import Status
 LOOK_S_FIRST, LOOK_S_MAX = 0.01, 1.0
 """The first and the longest pause between two looks at what a wait is for, while it is in memory."""
 
+PATIENT_LOOK_S_MAX = 0.25
+"""The longest pause between two looks at what usually comes soon."""
+
 Look = Callable[[], Flow[Record | None]]
 """Looks whether what is waited for is there, and records it."""
 
@@ -52,14 +55,19 @@ def await_(
     *,
     due: datetime | None = None,
     attempts: int = 0,
+    patience_s: float = 0.0,
 ) -> Flow[Record | None]:
-    """Waits for what `look` finds: the record of it. None: the time is over."""
+    """Waits for what `look` finds: the record of it. None: the time is over.
+
+    `patience_s`: so long it stays in memory before it may park, for what usually comes soon.
+    """
     frame, clock, delay_s = this.frame, this.frame.lease.now, LOOK_S_FIRST
     kept = frame.kept.pop(this.path, None)
     until = None if timeout_s is None else clock() + timeout_s
     if kept is not None and kept.until is not None:
         until = kept.until
     wait = Wait(kind, subject, until, due, attempts)
+    patient_until = clock() + patience_s
     is_kept = kept is not None
     while True:
         record = yield from may_begin(this)
@@ -70,6 +78,8 @@ def await_(
             return record
         if left_s is not None and left_s <= frame.park_after_s:
             yield from pause(min(left_s, delay_s if look is not None else LOOK_S_MAX))
+        elif clock() < patient_until:
+            yield from pause(min(delay_s, PATIENT_LOOK_S_MAX))
         elif frame.watch is None:
             raise suspend(this, wait)
         else:

@@ -66,8 +66,9 @@ _END = """{late}
                   from pick where not expired group by 1) p
          where w.id = p.workflow_id and {rightly}
         returning w.id, w.name, w.key, w.epoch, w.attempt, w.interrupt, w.input, w.deadline, w.queue, w.slots,
+                  w.parent_id,
                   w.started_at, p.rank, p.at),{held}
-    select id, name, key, epoch, attempt, interrupt, input::text, deadline, queue, slots,
+    select id, name, key, epoch, attempt, interrupt, input::text, deadline, queue, slots, parent_id,
            (extract(epoch from started_at) * 1000000)::bigint, rank, at from own
     """
 """Of the claims of queues that nothing limits."""
@@ -263,6 +264,7 @@ CLAIM_LIMITED: Final = Statement(
                   from paid_twice x where goes_too group by 1) p
          where w.id = p.workflow_id and {rightly}
         returning w.id, w.name, w.key, w.epoch, w.attempt, w.interrupt, w.input, w.deadline, w.queue, w.slots,
+                  w.parent_id,
                   w.started_at, p.rank, p.at, p.line, p.takes, p.fresh, p.cost),
     taken as (
         select x.partition, count(*) filter (where o.takes and x.partition = any(o.slots)) as slots,
@@ -276,11 +278,11 @@ CLAIM_LIMITED: Final = Statement(
           from taken t left join line l on l.key = t.partition left join whole on t.partition = ''
          where k.queue = $1 and k.partition = t.partition
            and (t.slots > 0 or t.cost > 0 and (l.tokens is not null or whole.tokens is not null))),{held}
-    select id, name, key, epoch, attempt, interrupt, input::text, deadline, queue, slots,
+    select id, name, key, epoch, attempt, interrupt, input::text, deadline, queue, slots, parent_id,
            (extract(epoch from started_at) * 1000000)::bigint, rank, at, null as asked_to
       from own
     union all
-    select null, null, null, null, null, null, null, null, null, null, null, null, null, max(partition)
+    select null, null, null, null, null, null, null, null, null, null, null, null, null, null, max(partition)
       from asked having count(*) = $8
     """
     ),

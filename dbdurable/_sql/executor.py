@@ -122,7 +122,7 @@ RECOVER: Final = Statement(
     # that they do not stand in the way of others. The attempt is charged here and nowhere else, and starts
     # again at 1 when the dead epoch had made progress. From the third on the workflow goes back with a growing
     # delay: it may be what kills its executors. What it held of its queue's limits is given back, the rows of
-    # the limits in one order for all. Who waits for events of a workflow that was held is woken: its executor may
+    # the limits in one order for all. Who waits for a workflow that was held, or its events, is woken: its executor may
     # have died between the commit of an event, or of its end, and that.
     """
     with b as materialized (
@@ -177,8 +177,10 @@ RECOVER: Final = Statement(
     v as (
         insert into {schema}.ready (queue, partition, rank, wake, workflow_id, name)
         select w.queue, {schema}.ticket_partition(w.queue, w.partition), 2 * w.priority, true, w.id, w.name
-          from i join {schema}.wait t
-                 on t.kind = 'event' and t.subject >= i.id::text || ':' and t.subject < i.id::text || ';'
+          from (select t.workflow_id from i join {schema}.wait t
+                    on t.kind = 'event' and t.subject >= i.id::text || ':' and t.subject < i.id::text || ';'
+                union all
+                select t.workflow_id from i join {schema}.wait t on t.kind = 'result' and t.subject = i.id::text) t
           join {schema}.workflow w on w.id = t.workflow_id and w.status = 'waiting'),
     a as (
         insert into {schema}.attention (workflow_id, status, reason)

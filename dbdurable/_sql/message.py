@@ -104,8 +104,8 @@ WAKE_WAITERS: Final = Statement(
 
 WAKE_ENDED: Final = Statement(
     "wake_ended",
-    # Whoever waits for an event of a workflow that has ended: it will never come. Sent with the beat, before the
-    # ids leave their lease rows; where nobody waits for any event, it costs one look.
+    # Whoever waits for a workflow that has ended: for its outcome, or for an event that will never come. Sent
+    # with the beat, before the ids leave their lease rows, and with looks; where nobody waits for any, two probes.
     """
     insert into {schema}.ready (queue, partition, rank, wake, workflow_id, name)
     select w.queue, {schema}.ticket_partition(w.queue, w.partition), 2 * w.priority, true, w.id, w.name
@@ -114,6 +114,14 @@ WAKE_ENDED: Final = Statement(
       join {schema}.wait t on t.kind = 'event' and t.subject >= e.id::text || ':' and t.subject < e.id::text || ';'
       join {schema}.workflow w on w.id = t.workflow_id and w.status = 'waiting'
      where exists (select from {schema}.wait where kind = 'event')
+    union all
+    select w.queue, {schema}.ticket_partition(w.queue, w.partition), 2 * w.priority, true, w.id, w.name
+      from unnest($1) as e(id)
+      join {schema}.wait t on t.kind = 'result' and t.subject = e.id::text
+      join {schema}.workflow o on o.id = e.id and o.status in ('succeeded', 'failed', 'cancelled')
+      join {schema}.workflow w on w.id = t.workflow_id and w.status = 'waiting'
+     where exists (select from {schema}.wait where kind = 'result')
+    returning queue
     """,
 )
 

@@ -46,6 +46,9 @@ LOOK: Final = Statement(
                   t.due <= clock_timestamp()
                or t.kind = 'message' and exists (
                       select from {schema}.message m where m.workflow_id = w.id and m.topic = t.subject)
+               or t.kind = 'result' and exists (
+                      select from {schema}.workflow o
+                       where o.id = t.subject::uuid and o.status in ('succeeded', 'failed', 'cancelled'))
                or t.kind = 'event' and exists (
                       select from {schema}.workflow o left join {schema}.event e
                           on e.workflow_id = o.id and e.name = substr(t.subject, 38)

@@ -1,18 +1,22 @@
 """A workflow inside another: its start and its outcome are records of the one that waits."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from dbdurable._core.control import ConnectionLost, Diverged, Duplicate, Fenced, HandBack, LeaseLost, Transient
+from dbdurable._core.control import ConnectionLost, Diverged, Duplicate, Fenced, HandBack, LeaseLost, Suspend, Transient
 from dbdurable._core.failure import encode_failure
 from dbdurable._protocol.child import await_child, call_child, start_child
 from dbdurable._protocol.effects import Flow, query
-from dbdurable._protocol.start import POLL_S_FIRST, POLL_S_MAX, Start
+from dbdurable._protocol.start import Start
 from dbdurable._protocol.step import step
+from dbdurable._protocol.wait import LOOK_S_FIRST, LOOK_S_MAX, PATIENT_LOOK_S_MAX
 from dbdurable._sql.step import READ_STEP
+from dbdurable._sql.wait import END_WAIT
 from dbdurable._sql.workflow import ADOPT_CHILD, OUTCOME, OWNERSHIP, START_CHILD
 from dbdurable.errors import Cancelled, KeyConflict, UnknownWorkflow, WaitTimeout, WorkflowCancelled
 from tests.protocol.pump import (
@@ -63,6 +67,18 @@ def takes(*answers: bool) -> Callable[[UUID], Flow[bool]]:
         return left.pop(0)
 
     return run
+
+
+def ends(answer: Any = ((5,),), *, output: Any = ..., error: Any = ..., epoch: int = 3) -> Entry:
+    """The record of the outcome, fenced. `error` is the recorded type's name, or None."""
+    entry = queries(END_WAIT, answer, {1: ID, 4: "join", 5: "ship", 6: ME, 7: epoch, 9: output})
+
+    def check(effect: Any) -> None:
+        entry.check(effect)
+        text = effect.params[9]
+        assert error is ... or (text and json.loads(text)["type"]) == error, text
+
+    return replace(entry, check=check)
 
 
 ADOPTS = queries(ADOPT_CHILD, (), {1: CHILD})
@@ -139,7 +155,7 @@ def test_nothing_is_started_where_the_attempt_must_stop(event: Any, reason: type
 
 
 def test_the_outcome_is_recorded() -> None:
-    assert pump(join_of(World()), has("succeeded", "[1]"), appends(output="[1]", error=None)) == [1]
+    assert pump(join_of(World()), has("succeeded", "[1]"), ends(output="[1]", error=None)) == [1]
 
 
 def test_a_recorded_outcome_is_not_asked_for() -> None:
@@ -154,67 +170,78 @@ def test_a_recorded_error_is_raised_again() -> None:
 def test_the_childs_error_is_recorded_and_says_where_it_comes_from() -> None:
     failed = has("failed", error=encode_failure(KeyError("sku")))
     with pytest.raises(KeyError, match="sku") as raised:
-        pump(join_of(World()), failed, appends(error="KeyError", output=None, attempts=1))
+        pump(join_of(World()), failed, ends(error="KeyError", output=None))
     assert f"raised in workflow ship {CHILD}" in raised.value.__notes__
 
 
 def test_a_child_that_was_cancelled() -> None:
     with pytest.raises(WorkflowCancelled, match=f"ship {CHILD} was cancelled: no stock"):
-        pump(join_of(World()), has("cancelled", reason="no stock"), appends(error="WorkflowCancelled"))
+        pump(join_of(World()), has("cancelled", reason="no stock"), ends(error="WorkflowCancelled"))
 
 
 def test_a_child_that_is_gone() -> None:
     with pytest.raises(UnknownWorkflow):
-        pump(join_of(World()), queries(OUTCOME, GONE), appends(error="UnknownWorkflow"))
+        pump(join_of(World()), queries(OUTCOME, GONE), ends(error="UnknownWorkflow"))
 
 
 def test_looks_grow_rarer() -> None:
-    script, delay_s = [], POLL_S_FIRST
+    script, delay_s = [], LOOK_S_FIRST
     for _ in range(14):
-        script += [has("running"), pauses(delay_s)]
-        delay_s = min(POLL_S_MAX, delay_s * 1.5)
-    assert delay_s == POLL_S_MAX
-    pump(join_of(World()), *script, has("succeeded", "1"), appends())
+        script += [has("running"), pauses(min(delay_s, PATIENT_LOOK_S_MAX))]
+        delay_s = min(LOOK_S_MAX, delay_s * 2)
+    assert delay_s == LOOK_S_MAX
+    pump(join_of(World()), *script, has("succeeded", "1"), ends())
+
+
+def test_what_takes_longer_is_left_and_noted() -> None:
+    world = World()
+
+    def much_later() -> None:
+        world.now += world.frame.park_after_s
+
+    with pytest.raises(Suspend):
+        pump(join_of(world), has("running"), pauses().after(much_later), has("waiting"))
+    assert [(wait.kind, wait.subject) for wait in world.frame.waits.values()] == [("result", str(CHILD))]
 
 
 def test_an_outage_while_it_waits() -> None:
     away = queries(OUTCOME, ConnectionLost("reset"))
-    assert pump(join_of(World()), away, pauses(), has("succeeded", "1"), appends()) == 1
+    assert pump(join_of(World()), away, pauses(), has("succeeded", "1"), ends()) == 1
 
 
 def test_the_time_is_over() -> None:
-    with pytest.raises(WaitTimeout, match=f"ship {CHILD} has not finished within 0 s: it is waiting"):
-        pump(join_of(World(), timeout_s=0.0), has("waiting"), appends(error="WaitTimeout"))
+    with pytest.raises(WaitTimeout, match=f"{CHILD} has not finished within 0 s"):
+        pump(join_of(World(), timeout_s=0.0), has("waiting"), ends(error="WaitTimeout"))
 
 
 def test_an_outcome_counts_though_the_time_is_over() -> None:
-    assert pump(join_of(World(), timeout_s=0.0), has("succeeded", "1"), appends()) == 1
+    assert pump(join_of(World(), timeout_s=0.0), has("succeeded", "1"), ends()) == 1
 
 
 def test_another_attempts_outcome_is_adopted() -> None:
     theirs = queries(READ_STEP, [recorded("2", kind="join", name="ship")])
-    assert pump(join_of(World()), has("succeeded", "1"), appends(True, False), theirs) == 2
+    assert pump(join_of(World()), has("succeeded", "1"), ends(()), theirs) == 2
 
 
 # ---- running it here ---------------------------------------------------------------------------------------
 
 
 def test_a_queued_child_is_run_here() -> None:
-    assert pump(join_of(World(), takes(True)), has("queued"), ADOPTS, has("succeeded", "1"), appends()) == 1
+    assert pump(join_of(World(), takes(True)), has("queued"), ADOPTS, has("succeeded", "1"), ends()) == 1
 
 
 def test_a_queued_child_that_somebody_else_took() -> None:
-    script = has("queued"), ADOPTS, pauses(), has("running"), pauses(), has("succeeded", "1"), appends()
+    script = has("queued"), ADOPTS, pauses(), has("running"), pauses(), has("succeeded", "1"), ends()
     assert pump(join_of(World(), takes(False)), *script) == 1
 
 
 @pytest.mark.parametrize("status", ["running", "waiting", "paused", "blocked"])
 def test_no_other_child_is_run_here(status: str) -> None:
-    assert pump(join_of(World(), takes()), has(status), pauses(), has("succeeded", "1"), appends()) == 1
+    assert pump(join_of(World(), takes()), has(status), pauses(), has("succeeded", "1"), ends()) == 1
 
 
 def test_a_child_that_gave_itself_back_is_run_here_again() -> None:
-    script = has("queued"), ADOPTS, has("queued"), ADOPTS, has("succeeded", "1"), appends()
+    script = has("queued"), ADOPTS, has("queued"), ADOPTS, has("succeeded", "1"), ends()
     assert pump(join_of(World(), takes(True, True)), *script) == 1
 
 
@@ -225,12 +252,12 @@ def test_a_child_that_gave_itself_back_is_run_here_again() -> None:
 def test_the_wait_ends_where_the_attempt_must_stop(event: Any, reason: type[BaseException]) -> None:
     world = World()
     with pytest.raises(reason):
-        pump(join_of(world), has("queued"), pauses().after(lambda: event(world)), has("queued"))
+        pump(join_of(world), has("queued"), pauses().after(lambda: event(world)))
 
 
 def test_a_cancel_ends_the_wait_and_is_recorded_as_its_outcome() -> None:
     world = World()
-    script = has("running"), pauses().after(world.hear_of_cancel), has("running")
+    script = has("running"), pauses().after(world.hear_of_cancel)
     told = appends(False, False, error="Cancelled", epoch=3), queries(OWNERSHIP, cancelled_here(4))
     with pytest.raises(Cancelled, match="changed my mind"):
         pump(join_of(world), *script, *told, appends(error="Cancelled", epoch=4))
@@ -241,7 +268,7 @@ def test_a_clean_up_may_wait_for_a_child() -> None:
     world = World([recorded(error=cancelled_text(""))], interrupt="")
     with pytest.raises(Cancelled):
         pump(step(world.call()))
-    assert pump(join_of(world), has("running"), pauses(), has("succeeded", "1"), appends()) == 1
+    assert pump(join_of(world), has("running"), pauses(), has("succeeded", "1"), ends()) == 1
 
 
 # ---- both --------------------------------------------------------------------------------------------------
@@ -253,12 +280,12 @@ def call_of(world: World, run: Any = nobody) -> Flow[Any]:
 
 
 def test_a_call_is_two_records() -> None:
-    script = starts(), has("queued"), ADOPTS, has("succeeded", "1"), appends()
+    script = starts(), has("queued"), ADOPTS, has("succeeded", "1"), ends()
     assert pump(call_of(World(), takes(True)), *script) == 1
 
 
 def test_a_call_that_was_started_before_is_waited_for() -> None:
-    assert pump(call_of(World([child_record()])), has("succeeded", "1"), appends()) == 1
+    assert pump(call_of(World([child_record()])), has("succeeded", "1"), ends()) == 1
 
 
 def test_a_call_that_was_recorded() -> None:
@@ -269,7 +296,7 @@ def test_a_call_that_was_recorded() -> None:
 def test_a_flow_can_be_closed_anywhere(length: int) -> None:
     gone = ConnectionLost("reset")
     script = [starts(gone), pauses(), starts(), has("queued"), ADOPTS, pauses(), has("succeeded", "1")]
-    script += [appends(fails=gone), pauses(), appends(True, False), queries(READ_STEP)]
+    script += [ends(gone), pauses(), ends(()), queries(READ_STEP)]
     assert close_everywhere(lambda: call_of(World(), takes(False)), script) == len(script)
     fenced = [starts(Fenced("")), queries(OWNERSHIP, cancelled_here()), appends()]
     assert close_everywhere(lambda: call_of(World()), fenced) == len(fenced)
