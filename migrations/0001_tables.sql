@@ -143,6 +143,8 @@ create table {schema}.attention (
     since       timestamptz not null default clock_timestamp()
 );
 
+create index attention_since on {schema}.attention (since);
+
 create table {schema}.message (
     workflow_id uuid not null,
     id          uuid not null,

@@ -68,6 +68,19 @@ EXECUTORS_JSON: Final = Statement(
     """,
 )
 
+QUEUES_JSON: Final = Statement(
+    "queues_json",
+    """
+    select to_json(q)::text from (
+        select name, paused, ready, oldest, running, delayed, used, concurrency, worker_concurrency, per_partition,
+               rate_limit, extract(epoch from rate_per)::float8 as rate_per_s, rate_burst,
+               partition_rate_limit, extract(epoch from partition_rate_per)::float8 as partition_rate_per_s,
+               partition_rate_burst, max_depth, updated_at,
+               extract(epoch from clock_timestamp() - oldest)::float8 as age_s
+          from {schema}.queues where $1::text is null or name = $1 order by name) q
+    """,
+)
+
 FIND_BY_PREFIX: Final = Statement(
     "find_by_prefix",
     # A range of the primary key; ids of the same minute share their first eight digits.

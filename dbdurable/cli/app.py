@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from dbdurable.__about__ import __version__
 
-__all__ = ["Json", "Schema", "Url", "app", "chosen", "fail"]
+__all__ = ["Json", "Schema", "Url", "app", "choose", "chosen", "fail"]
 
 Url = Annotated[
     str | None,
@@ -91,6 +91,11 @@ def options(
     _chosen.update(url=url, schema=schema)
     # The library's warnings (which embedded server is used, ...) as lines without decoration.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+
+
+def choose(url: str | None, schema: str | None) -> None:
+    """Keeps the options that stand before the name of a subcommand; later ones win."""
+    _chosen.update({name: value for name, value in (("url", url), ("schema", schema)) if value is not None})
 
 
 def chosen(url: str | None, schema: str | None) -> tuple[str | None, str | None]:

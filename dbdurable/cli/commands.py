@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.util import find_spec
 
-from dbdurable.cli import control, db, look, migrate, query, talk, worker
+from dbdurable.cli import control, db, doctor, look, migrate, query, queues, talk, top, worker
 from dbdurable.cli.app import app
 
 __all__ = ["app"]
@@ -18,6 +18,7 @@ for command, name, panel in (
     (look.steps, "steps", LOOK),
     (look.failures, "failures", LOOK),
     (look.executors, "executors", LOOK),
+    (top.top, "top", LOOK),
     (query.sql, "sql", LOOK),
     (worker.worker, "worker", RUN),
     (control.start, "start", RUN),
@@ -29,8 +30,10 @@ for command, name, panel in (
     (talk.resolve, "resolve", RUN),
     (talk.reject, "reject", RUN),
     (migrate.migrate, "migrate", OPERATE),
+    (doctor.doctor, "doctor", OPERATE),
 ):
     app.command(name, rich_help_panel=panel)(command)
+app.add_typer(queues.app, name="queues", rich_help_panel=LOOK)
 app.add_typer(db.app, name="db", rich_help_panel=OPERATE)
 
 # Each of these modules defines one function of its own name.
