@@ -32,7 +32,12 @@ DIRECTORY = scratch_directory() / f"dbdurable-test-{RUN}"
 
 
 def embedded() -> EmbeddedServer:
-    settings = {"max_connections": 200, "max_wal_size": "128MB", "min_wal_size": "32MB"}
+    settings = {
+        "max_connections": 200,
+        "max_prepared_transactions": 5,
+        "max_wal_size": "128MB",
+        "min_wal_size": "32MB",
+    }
     return EmbeddedServer(DIRECTORY / "pg", durable=False, linger_s=0.5, settings=settings)
 
 

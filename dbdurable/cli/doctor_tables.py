@@ -96,7 +96,7 @@ def grants(patient: Patient) -> Iterator[Finding]:
         )
     elif owners and not all(owners.values()):
         yield note(
-            f"the tables are {next(iter(owners))!r}'s: role {role!r} cannot upgrade them",
+            f"the tables belong to {next(iter(owners))!r}: role {role!r} cannot upgrade them",
             "Run `dbdurable migrate` as the owner before each deploy, and set DBDURABLE_MIGRATE=false for this role.",
         )
 

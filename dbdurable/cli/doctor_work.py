@@ -66,24 +66,23 @@ def executors(patient: Patient) -> Iterator[Finding]:
         if executor["alive"]:
             continue
         who = executor["process"] or "an executor that is not registered any more"
-        dead_s = executor["dead_s"]
-        since = "" if dead_s is None else f" since {seconds(dead_s)}"
+        dead_s, held = executor["dead_s"], _workflows(executor["holds"])
+        since = "" if dead_s is None else f" (its lease ended {ago(dead_s)})"
         if not executor["holds"]:
             yield note(f"{who} is dead{since}; it holds nothing", "Nothing: a living executor removes its row.")
         elif not has_living:
             yield error(
-                f"{who} is dead{since} and {executor['holds']} workflows were running on it; nobody is alive to take "
-                "them over",
+                f"{who} is dead{since} and held {held}; nobody is alive to take over",
                 "Start a worker: `dbdurable worker MODULE:OBJECT`; it takes them over in seconds.",
             )
         elif dead_s is None or dead_s < RECOVERED_S:
             yield note(
-                f"{who} is dead{since}; {executor['holds']} workflows of it are being taken over",
+                f"{who} is dead{since}; {held} of it will be taken over in a moment",
                 "Look again in a minute.",
             )
         else:
             yield error(
-                f"{who} is dead{since}, and {executor['holds']} workflows of it are not taken over",
+                f"{who} is dead{since} and held {held} that nobody takes over",
                 "Look for a transaction that holds their rows (see snapshots) and at the logs of the living workers.",
             )
 
@@ -104,16 +103,16 @@ def stranded(patient: Patient) -> Iterator[Finding]:
             "Run `dbdurable doctor --deep`, which reads all of them.",
         )
     words = {
-        "queued": "queued, but have neither a ticket nor a time to start",
-        "running": "running, but no lease says so",
-        "waiting": "waiting, but for nothing that is recorded",
+        "queued": "queued with neither a ticket nor a time to start",
+        "running": "running without a lease",
+        "waiting": "waiting for nothing that is recorded",
     }
     for status in sorted({status for _, _, status, _ in lost}):
         ids = sorted((id, name) for id, name, each, _ in lost if each == status)
         shown = ", ".join(f"{name} {id}" for id, name in ids[:NAMES_MAX])
         more = f" and {len(ids) - NAMES_MAX} more" if len(ids) > NAMES_MAX else ""
         yield error(
-            f"{len(ids)} workflows are {words.get(status, f'{status}, but in no list of such')}: {shown}{more}",
+            f"{_workflows(len(ids))} {words.get(status, f'{status}, but in no list of such')}: {shown}{more}",
             "This cannot happen by itself: was something written by hand, or restored in parts? `dbdurable pause ID`, "
             "then `dbdurable resume ID` makes one go on; please report it."
             if status in words
@@ -128,8 +127,8 @@ def limits(patient: Patient) -> Iterator[Finding]:
         name, part = (text.replace("'", "''") for text in (queue, partition))
         where = f"queue = '{name}' and partition = '{part}'"
         yield error(
-            f"{used} of the limit of {what} is marked as taken, but {taken} is",
-            "Please report it. Pause the queue until nothing of it runs, then: update "
+            f"the limit of {what} says that {used} are taken, but {taken} are",
+            "Please report it. Pause the queue until nothing of it runs, then: update "  # noqa: S608 - to be read
             f"{patient.schema}.limit_key set used = 0 where {where}.",
         )
 
@@ -183,7 +182,11 @@ def _lost(patient: Patient, scope: tuple[int | None, bool]) -> tuple[int, set[tu
 def _counted(count: int, patient: Patient) -> str:
     """Of a line only the head is counted, unless all is."""
     at_least = "" if patient.deep or count < HEAD_OF_A_LINE else "at least "
-    return f"{at_least}{count:,} workflow{'s' if count > 1 else ''}"
+    return at_least + _workflows(count)
+
+
+def _workflows(count: int) -> str:
+    return f"{count:,} workflow{'' if count == 1 else 's'}"
 
 
 def _names(names: frozenset[str]) -> str:

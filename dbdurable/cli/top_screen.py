@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["screen"]
 
-ROWS_MIN = 3
-LINES_AROUND = 14
+ROWS_MIN = 2
+LINES_AROUND = 17
 """Lines of the screen that are no rows of a table."""
 
 
@@ -30,7 +30,10 @@ def screen(title: str, look: Look, rates: Rates, height: int | None = None) -> R
     )
     cost = f"this look: {look.statements} statements, {look.cost_s * 1000:.1f} ms"
     return Group(
-        Text(title, style="bold"), _rates(look, rates), *(part for pair in parts for part in pair), Text(cost, "dim")
+        Text(title, style="bold", no_wrap=True, overflow="ellipsis"),
+        _rates(look, rates),
+        *(part for pair in parts for part in pair),
+        Text(cost, "dim"),
     )
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +16,8 @@ from dbdurable.cli.app import Schema, Url, chosen
 
 if TYPE_CHECKING:
     from queue import SimpleQueue
+
+    from rich.console import Console
 
     from dbdurable._executor.executor import Executor
     from dbdurable.durable import Durable
@@ -44,27 +47,34 @@ def worker(
     The first signal stops claiming, lets running workflows end and hands back what does not end within --grace;
     the second one stops at once (the work is recovered elsewhere).
     """
-    _log_lines()
+    screen = _log_lines()
     if reload:
         from dbdurable.cli.reload import supervise
 
         raise typer.Exit(supervise(sys.argv))
+    from dbdurable.cli.worker_status import status_line
+
     durable = find_durable(application)
     url, schema = chosen(url, schema)
     changes: dict[str, Any] = {"schema": schema} if schema else {}
     if url or changes:
         durable.configure(url, **changes)
-    stops = _on_signals()
+    stops = _on_signals(screen)
     executor = durable.executor(queues=queue or None, threads=threads, tasks=tasks)
-    executor.open()
-    _say_started(executor)
-    if until_idle:
-        threading.Thread(target=_tell_idle, args=(executor, stops), daemon=True).start()
-    reason = stops.get()
-    running = len(executor.attempts.names())
-    logger.info("stopping (%s): %s", _words(reason), f"{running} running" if running else "nothing is running")
-    executor.close(grace)
-    durable.close()
+    with status_line(screen, executor) as line:
+        executor.open()
+        if line is not None:
+            line.is_open = True
+        _say_started(executor)
+        if until_idle:
+            threading.Thread(target=_tell_idle, args=(executor, stops), daemon=True).start()
+        reason = stops.get()
+        running = len(executor.attempts.names())
+        logger.info("stopping (%s): %s", _words(reason), f"{running} running" if running else "nothing is running")
+        if line is not None:
+            line.is_stopping = True
+        executor.close(grace)
+        durable.close()
     logger.info("stopped")
     if isinstance(reason, Exception):
         raise reason
@@ -108,7 +118,7 @@ def find_durable(reference: str) -> Durable:
     return found
 
 
-def _on_signals() -> SimpleQueue[Any]:
+def _on_signals(screen: Console | None) -> SimpleQueue[Any]:
     """Where the first SIGTERM or SIGINT arrives; the second ends the process."""
     from queue import SimpleQueue  # its put() may be called in a signal handler
 
@@ -118,12 +128,25 @@ def _on_signals() -> SimpleQueue[Any]:
     def handle(number: int, _: object) -> None:
         received.append(number)
         if len(received) > 1:
+            _say_gone(number, screen is not None)
             os._exit(128 + number)
         stops.put(signal.Signals(number))
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handle)
     return stops
+
+
+def _say_gone(number: int, on_terminal: bool) -> None:
+    """The last words; written past the log, whose locks somebody may hold."""
+    from dbdurable.cli.worker_status import SHOW_CURSOR
+
+    said = f"stopped at once ({signal.Signals(number).name} again): another worker takes over what ran here"
+    if on_terminal:
+        text = f"{SHOW_CURSOR}{said}\n"
+    else:
+        text = f"{time.strftime('%Y-%m-%d %H:%M:%S')},000 WARNING dbdurable: {said}\n"
+    os.write(2, text.encode())
 
 
 def _tell_idle(executor: Executor, stops: SimpleQueue[Any]) -> None:
@@ -155,14 +178,16 @@ def _say_started(executor: Executor) -> None:
     )
 
 
-def _log_lines() -> None:
-    """One line an event on stderr; in colour on a terminal."""
+def _log_lines() -> Console | None:
+    """One line an event on stderr; in colour on a terminal, which is returned."""
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.logging import RichHandler
 
-        handler: logging.Handler = RichHandler(console=Console(stderr=True), show_path=False)
+        screen = Console(stderr=True)
+        handler = RichHandler(console=screen, show_path=False)
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
-    else:
-        form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-        logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr, force=True)
+        return screen
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr, force=True)
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.cli.terminal import Terminal
 from tests.support.wait import wait_until
 
 APPLICATION = """
@@ -33,6 +35,19 @@ def hold() -> None:
 def held() -> str:
     hold()
     return "done"
+
+@durable.step
+def note() -> str:
+    return "noted"
+
+@durable.workflow
+def long() -> None:
+    for _ in range(100_000):
+        note()
+
+@durable.workflow
+def fails() -> None:
+    raise ValueError("no luck")
 
 @durable.workflow(queue="other")
 async def shout(text: str) -> str:
@@ -144,6 +159,35 @@ def test_the_first_signal_drains(
     assert worker.text.splitlines()[-1].endswith("stopped")
 
 
+def test_what_does_not_end_in_time_is_handed_back(worker: Worker, start: Start, connection: psycopg.Connection[Any]):
+    def recorded(id: str) -> int:
+        row = connection.execute("select count(*) from dbdurable.steps where workflow_id = %s", [id]).fetchone()
+        return row[0] if row else 0
+
+    id = start("long")
+    process = worker.start("shop:durable", "--grace", "0")
+    wait_until(lambda: recorded(id) > 0, what="it runs")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0, worker.text
+    assert status(connection, id) == "queued"
+    assert 0 < recorded(id) < 100_000
+    assert connection.execute("select attempt from dbdurable.workflows where id = %s", [id]).fetchone() == (1,)
+    assert connection.execute("select count(*) from dbdurable.executors").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_second_signal_may_be_the_other_one(worker: Worker, start: Start, connection: Any, number: signal.Signals):
+    connection.execute("select pg_advisory_lock(1)")
+    start("held")
+    process = worker.start("shop:durable")
+    wait_until(lambda: held_now(connection), what="the step runs")
+    process.send_signal(signal.SIGINT if number is signal.SIGTERM else signal.SIGTERM)
+    worker.says("stopping (")
+    process.send_signal(number)
+    assert process.wait(20) == 128 + number
+    assert f"stopped at once ({number.name} again" in worker.text.splitlines()[-1]
+
+
 def test_the_second_signal_stops_at_once(worker: Worker, start: Start, connection: psycopg.Connection[Any]):
     connection.execute("select pg_advisory_lock(1)")
     id = start("held")
@@ -153,12 +197,66 @@ def test_the_second_signal_stops_at_once(worker: Worker, start: Start, connectio
     worker.says("stopping (SIGTERM)")
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 128 + signal.SIGTERM
+    last = worker.text.splitlines()[-1]
+    assert last.endswith("WARNING dbdurable: stopped at once (SIGTERM again): another worker takes over what ran here")
     assert status(connection, id) == "running"  # the next worker recovers it
     connection.execute("select pg_advisory_unlock(1)")
     again = worker.start("shop:durable")
     wait_until(lambda: status(connection, id) == "succeeded", 20, "recovered")
     again.send_signal(signal.SIGTERM)
     assert again.wait(20) == 0
+
+
+def test_the_log_of_a_file_is_lines_only(worker: Worker, start: Start, connection: psycopg.Connection[Any]):
+    start("version"), start("fails")
+    assert worker.start("shop:durable", "--until-idle").wait(20) == 0
+    assert "\x1b" not in worker.text
+    shape = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (INFO|WARNING) dbdurable: .+")
+    assert all(shape.fullmatch(line) for line in worker.text.splitlines()), worker.text
+
+
+class TestStatusLine:
+    """On a terminal: a line below the log that says what runs, is done and failed."""
+
+    @pytest.fixture
+    def terminal(self, worker: Worker, connection: psycopg.Connection[Any]) -> Iterator[Terminal]:
+        connection.execute("select pg_advisory_lock(1)")
+        made = Terminal(
+            "worker",
+            "shop:durable",
+            cwd=worker.directory,
+            DBDURABLE_DATABASE_URL=worker.url,
+            DBDURABLE_BEAT_INTERVAL_S="0.2",
+        )
+        yield made
+        made.close()
+
+    def test_it_counts(self, terminal: Terminal, start: Start, connection: psycopg.Connection[Any]):
+        terminal.says("runs ", "0 running  0 done  0 failed")
+        id = start("held")
+        terminal.says("1 running  0 done  0 failed")
+        start("fails")
+        terminal.says("1 running  0 done  1 failed", "fails")  # and the log goes on above it
+        connection.execute("select pg_advisory_unlock(1)")
+        terminal.says("0 running  1 done  1 failed")
+        terminal.process.send_signal(signal.SIGTERM)
+        assert terminal.ended() == 0
+        assert status(connection, id) == "succeeded"
+        assert "\x1b[?25h" in terminal.shown  # the cursor is back
+        assert "stopped" in terminal.shown
+        assert "Traceback" not in terminal.shown
+
+    def test_it_says_that_it_stops_and_leaves_the_terminal_in_order(
+        self, terminal: Terminal, start: Start, connection: psycopg.Connection[Any]
+    ):
+        start("held")
+        terminal.says("1 running  0 done")
+        terminal.press("\x03")
+        terminal.says("stopping  1 running")
+        terminal.press("\x03")
+        assert terminal.ended() == 128 + signal.SIGINT
+        last = "\r\x1b[2K\x1b[?25hstopped at once (SIGINT again): another worker takes over what ran here"
+        assert terminal.shown.rstrip().endswith(last)
 
 
 def test_until_idle_in_both_colours(worker: Worker, start: Start, connection: psycopg.Connection[Any]):
