@@ -47,7 +47,7 @@ def doctor(
     settings = load_settings(url, schema=schema)
     found_url = resolve_url(settings)
     with connect(found_url, application_name="dbdurable doctor") as connection:
-        patient = Patient(connection, found_url, settings.schema_name, {}, deep, old_after)
+        patient = Patient(connection, settings.listen_url_for(found_url), settings.schema_name, {}, deep, old_after)
         try:
             (patient.server,) = patient.objects(SERVER)
             checked, findings = _examine(patient)

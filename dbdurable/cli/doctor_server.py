@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from uuid import uuid4
 
 import psycopg
 
@@ -100,23 +101,30 @@ def pooler(patient: Patient) -> Iterator[Finding]:
 
 
 def listen(patient: Patient) -> Iterator[Finding]:
-    """Whether a notification arrives that was asked for. A second session sends it: the first one has to be idle."""
+    """Whether a notification arrives where executors listen; the session that listens is idle by then, as theirs."""
     from dbdurable._io.connect import connect
+    from dbdurable.errors import DurableError
 
-    channel = f"dbdurable_doctor_{patient.connection.info.backend_pid}"
-    reason = ""
+    if patient.listen_url is None:
+        yield note(
+            "executors do not listen (DBDURABLE_LISTEN_URL=never): they find new work by polling only",
+            "Nothing, if that is meant; else unset it, or name a URL of the server itself.",
+        )
+        return
+    channel = f"dbdurable_doctor_{uuid4().hex}"
+    reason, arrived = "", False
     try:
-        patient.connection.execute(f"listen {channel}")
-        with connect(patient.url) as other:
-            other.execute(f"notify {channel}")
-        arrived = next(iter(patient.connection.notifies(timeout=LISTEN_TIMEOUT_S, stop_after=1)), None)
-        patient.connection.execute(f"unlisten {channel}")
-    except (psycopg.errors.FeatureNotSupported, psycopg.errors.ReadOnlySqlTransaction) as refused:
-        arrived, reason = None, f" ({refused.diag.message_primary})"
-    if arrived is None:
+        with connect(patient.listen_url) as ear:
+            ear.execute(f"listen {channel}")
+            patient.connection.execute(f"notify {channel}")
+            arrived = any(True for _ in ear.notifies(timeout=LISTEN_TIMEOUT_S, stop_after=1))
+            ear.execute("unlisten *")  # behind a pooler the session goes to others
+    except (DurableError, psycopg.Error) as refused:
+        reason = f" ({str(refused).splitlines()[0]})"
+    if not arrived:
         yield warning(
-            f"LISTEN does not work over this URL{reason}: workers find new work by polling only",
-            "Let LISTEN go to the server itself or through a pooler in session mode; polling alone is slower, not "
+            f"LISTEN does not work{reason}: executors find new work by polling only, and idle ones up to a second late",
+            "Set DBDURABLE_LISTEN_URL to the server itself, or to a pooler in session mode; polling is slower, not "
             "wrong.",
         )
 

@@ -61,7 +61,7 @@ class Patient:
     """One schema of one database, looked at over one connection."""
 
     connection: psycopg.Connection[Any]
-    url: str
+    listen_url: str | None
     schema: str
     server: dict[str, Any]
     deep: bool = False

@@ -250,11 +250,22 @@ def test_a_replication_slot_that_nobody_uses(doctor: Doctor, connection: Connect
     assert f"select pg_drop_replication_slot('{name}')" in found[0][1]
 
 
-def test_listen_is_refused(doctor: Doctor, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(psycopg.Connection, "notifies", lambda *_, **__: iter(()))
-    severity, found, _ = doctor.one("listen")
+def test_listening_where_nothing_arrives(doctor: Doctor, empty_database_url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor_server, "LISTEN_TIMEOUT_S", 0.2)
+    monkeypatch.setenv("DBDURABLE_LISTEN_URL", empty_database_url)  # another database: as good as a pooler
+    severity, found, do = doctor.one("listen")
     assert severity == "warning"
-    assert found == "LISTEN does not work over this URL: workers find new work by polling only"
+    assert found.startswith("LISTEN does not work: executors find new work by polling only")
+    assert "DBDURABLE_LISTEN_URL" in do
+    monkeypatch.setenv("DBDURABLE_LISTEN_URL", "postgresql://ann:s3cret@127.0.0.1:1/shop")
+    _, found, _ = doctor.one("listen")
+    assert "LISTEN does not work (cannot use PostgreSQL at 127.0.0.1, port 1" in found
+    assert "s3cret" not in found
+    monkeypatch.setenv("DBDURABLE_LISTEN_URL", "never")
+    assert doctor.one("listen")[:2] == (
+        "note",
+        "executors do not listen (DBDURABLE_LISTEN_URL=never): they find new work by polling only",
+    )
 
 
 # ---- the tables --------------------------------------------------------------------------------------------
