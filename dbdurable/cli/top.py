@@ -18,7 +18,7 @@ from dbdurable.cli.target import target
 if TYPE_CHECKING:
     from dbdurable.cli.top_look import Observer
 
-__all__ = ["top"]
+__all__ = ["pause_s", "top"]
 
 
 def top(
@@ -90,17 +90,29 @@ def _live(observer: Observer, title: str, interval_s: float) -> None:
     from dbdurable.settings import mask_url
 
     out = console()
+    cost_s = 0.0
     with _keys() as pressed, Live(Text("looking ..."), console=out, screen=True, auto_refresh=False) as live:
         while True:
             shown: Any
             try:
                 look = observer.look()
+                cost_s = look.cost_s
                 shown = screen(title, look, observer.rates(), out.height)
             except (psycopg.Error, DatabaseUnavailable) as error:
                 shown = Text(f"{title}\n\nno answer, trying again: {mask_url(str(error))}", style="red")
             live.update(shown, refresh=True)
-            if pressed(interval_s) in ("q", "Q", "\x04"):
+            if pressed(pause_s(interval_s, cost_s)) in ("q", "Q", "\x04"):
                 return
+
+
+def pause_s(interval_s: float, cost_s: float) -> float:
+    """Until the next look: looks take a twentieth of the time at most, also where dead rows make them slow.
+
+    Example:
+        >>> pause_s(1, 0.004), pause_s(1, 0.5)
+        (1, 9.5)
+    """
+    return max(interval_s, 19 * cost_s)
 
 
 @contextmanager
