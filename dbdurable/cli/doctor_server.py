@@ -18,7 +18,7 @@ __all__ = ["clock", "connections", "listen", "pooler", "server", "settings", "sn
 
 CLOCK_S_MAX = 1.0
 CONNECTIONS_SHARE_MAX = 0.8
-LISTEN_TIMEOUT_S = 2.0
+LISTEN_TIMEOUT_S = 3.0
 WAL_BYTES_MAX = 2**30
 
 
