@@ -119,7 +119,7 @@ class Control:
         kept, rung, _ = (list(islice(answers, len(asked))) for asked in (upkeep, timers, tells))
         taken = self._claims.take(list(answers)) if claims else Taken(0, True)
         if timers:
-            self.timers.take(rung[0])
+            self.timers.take(rung[-1])
         if upkeep and self._upkeep.take(kept):
             self._wake.set()
         return taken

@@ -12,7 +12,7 @@ from dbdurable._executor.thread_turns import Branch, ThreadTurns
 from dbdurable._executor.threads import DaemonThreads
 from dbdurable._protocol.call import WAITS
 from dbdurable._protocol.frame import WorkflowFrame, branch, current_line
-from dbdurable._protocol.wait import left_waiting
+from dbdurable._protocol.wait import forget_waits, left_waiting
 from dbdurable.errors import Cancelled
 
 Function = Callable[[], Any]
@@ -39,6 +39,7 @@ def race(frame: WorkflowFrame, calls: Sequence[Function]) -> tuple[int, Any]:
         _raise_first(frame, made)
     assert won is not None
     turns.leave_behind(made)
+    forget_waits(frame, group)
     if won.error is not None:
         raise won.error
     return made.index(won), won.value
@@ -76,6 +77,7 @@ def fan_out(
     if not (tally.completion is not None and tally.decided):
         _raise_first(frame, made)
     turns.leave_behind(made)
+    forget_waits(frame, group)
 
 
 def _open(frame: WorkflowFrame) -> tuple[ThreadTurns, DaemonThreads]:

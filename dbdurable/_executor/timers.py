@@ -10,6 +10,7 @@ from uuid import UUID
 from dbdurable._executor.runtime import boottime
 from dbdurable._protocol.effects import Query, Row
 from dbdurable._protocol.frame import KeptWait
+from dbdurable._sql.claim import CLAIM_PLAN
 from dbdurable._sql.wait import WAKE_DUE
 
 BATCH_MAX = 1000
@@ -31,8 +32,13 @@ class Timers:
         self._next_at = min(self._next_at, at)
 
     def ask(self, also_others: bool) -> list[Query]:
-        """The statement that rings what is due: where something is known to be, or now and then for all others."""
-        return [Query(WAKE_DUE, (BATCH_MAX,))] if also_others or self.due_in_s() == 0 else []
+        """The statement that rings what is due: where something is known to be, or now and then for all others.
+
+        It walks the index whatever the statistics say, as a claim does.
+        """
+        if not also_others and self.due_in_s() > 0:
+            return []
+        return [Query(CLAIM_PLAN, ()), Query(WAKE_DUE, (BATCH_MAX,))]
 
     def take(self, rows: list[Row]) -> None:
         """Notes when to ask again: at once where a batch was full."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from dbdurable._core.control import Fenced, Suspend
+from dbdurable._core.control import Fenced, Lost, Suspend
 from dbdurable._core.failure import settle_failure
 from dbdurable._core.journal import Record
 from dbdurable._core.path import Line
@@ -100,8 +100,16 @@ def suspend(this: DurableCall, wait: Wait) -> Suspend:
 
     A branch of a `def` body ends alone: whoever made it raises the same on its own line once all have ended.
     """
+    if this.left:
+        raise Lost("the workflow goes on without this branch")
     this.frame.waits[this.path] = wait
     return left_waiting(this.frame, this.line)
+
+
+def forget_waits(frame: WorkflowFrame, line: Line) -> None:
+    """Nobody needs this branch any more: what it waits for is not waited for."""
+    for path in [path for path in frame.waits if path.startswith(line.prefix)]:
+        del frame.waits[path]
 
 
 def left_waiting(frame: WorkflowFrame, line: Line) -> Suspend:

@@ -122,11 +122,12 @@ WAKE_DUE: Final = Statement(
     # What is due becomes tickets, a bounded batch at a time; replicas share it by SKIP LOCKED. A delayed start
     # is over with it. Every other wait stays until its outcome is recorded and does not ring again; its ticket
     # is written whatever the workflow does, since the claim drops what nobody waits for. The answer: how many,
-    # and in how many seconds the next one is due.
+    # and in how many seconds the next one is due. The time is a subquery: a volatile function alone is no bound
+    # that an index can be entered by.
     """
     with due as materialized (
         select t.workflow_id, t.path, t.kind from {schema}.wait t
-         where t.due <= clock_timestamp() and not t.rung and t.kind <> 'expiry'
+         where t.due <= (select clock_timestamp()) and not t.rung and t.kind <> 'expiry'
          order by t.due limit $1::int for update skip locked),
     started as (
         delete from {schema}.wait t using due d
@@ -142,6 +143,6 @@ WAKE_DUE: Final = Statement(
          where d.kind <> 'start' or w.status = 'queued')
     select (select count(*) from due),
            (select extract(epoch from t.due - clock_timestamp())::float8 from {schema}.wait t
-             where t.due > clock_timestamp() and not t.rung order by t.due limit 1)
+             where t.due > (select clock_timestamp()) and not t.rung order by t.due limit 1)
     """,
 )

@@ -12,6 +12,7 @@ import pytest
 
 from dbdurable import Durable, sleep
 from dbdurable._executor.timers import BATCH_MAX
+from dbdurable._sql.claim import CLAIM_PLAN
 from dbdurable._sql.wait import WAKE_DUE
 from tests.support.wait import wait_until
 
@@ -53,6 +54,7 @@ def pages_of_a_look(connection: Connection) -> int:
     """What the statement of the timers reads, whoever sleeps."""
     text = WAKE_DUE.render("dbdurable").replace("$1::int", str(BATCH_MAX))
     with connection.transaction(force_rollback=True):
+        connection.execute(CLAIM_PLAN.render("dbdurable"))  # type: ignore[call-overload]
         (found,) = connection.execute(f"explain (analyze, buffers, format json) {text}").fetchone() or ([],)  # type: ignore[call-overload]
     plan = (json.loads(found) if isinstance(found, str) else found)[0]["Plan"]
     return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
