@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
+import threading
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,6 +28,8 @@ narrow_queue = durable.queue("narrow", concurrency=NARROW)
 line_queue = durable.queue("lines", per_partition=LINE_MAX)
 rated_queue = durable.queue("rated", rate=RATE)
 
+CALL_S_MAX = 0.08
+TAKES = threading.Event()
 PERSISTENT = Retry(None, initial=0.01, max_interval=0.2, on=OSError)
 
 
@@ -43,7 +47,8 @@ INSERT = "insert into chaos.effect (workflow_id, path, what, value) values (%s, 
 
 
 def note_outside(what: str) -> None:
-    """One line, appended at once: a process that is killed later has done it."""
+    """Takes its time, as other services do; then one line, appended at once: killed later, it has been done."""
+    TAKES.wait(random.uniform(0, CALL_S_MAX))
     workflow, path = place()
     line = json.dumps([workflow, path, what, str(current_step().idempotency_key), os.getpid()])
     descriptor = os.open(Path(os.environ[OUTSIDE]), os.O_WRONLY | os.O_APPEND)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 KINDS = ("kill", "freeze", "terminate", "cut", "restart")
 WEIGHTS = {"kill": 4, "freeze": 2, "terminate": 3, "cut": 3, "restart": 1}
 
-FROZEN_S = 4.5
+FROZEN_S = 5.5
 """Longer than a lease."""
 
 

@@ -13,7 +13,7 @@ import threading
 from multiprocessing.connection import Connection as Pipe
 
 LIFE = {
-    "DBDURABLE_LEASE_TTL_S": "3",
+    "DBDURABLE_LEASE_TTL_S": "4",
     "DBDURABLE_BEAT_INTERVAL_S": "0.4",
     "DBDURABLE_POLL_INTERVAL_S_MAX": "0.1",
     "DBDURABLE_ENV_FILE": os.devnull,
