@@ -19,7 +19,7 @@ from tests.chaos import flows
 PAUSE_S = 0.02
 """Between two starts of one client."""
 
-PARTITIONS = 6
+PARTITIONS, IN_LINE, AT_ONCE = 3, 4, 8
 
 
 class Journal:
@@ -95,7 +95,8 @@ class Client:
             (self._keyed, 4),
             (self._delayed, 1),
             (self._with_a_booking, 2),
-            (self._in_line, 4),
+            (self._in_line, 2),
+            (self._at_once, 1),
             (self._many, 1),
         ]
         choices, weights = zip(*kinds, strict=True)
@@ -134,24 +135,37 @@ class Client:
         for _ in range(2):
             self._insist(workflow, name, key, {"size": size}, (size,))
 
-    def _insist(self, workflow: Any, name: str, key: str, input: dict[str, Any], args: tuple[Any, ...]) -> None:
+    def _insist(self, workflow: Any, name: str, key: str, input: dict[str, Any], args: tuple[Any, ...]) -> bool:
         while not self._stopping.is_set():
             asked = self.journal.asks(name, key, **input)
             try:
                 self.journal.told(asked, workflow.options(key=key).start(*args).id)
-                return
+                return True
             except (DatabaseUnavailable, psycopg.Error):
                 self.refused += 1
                 self._stopping.wait(0.1)
+        return False
 
     def _in_line(self) -> None:
-        """The next one of a partition that only this client feeds, not before the last one is acknowledged."""
+        """The next ones of a partition that only this client feeds, each when the last one is acknowledged."""
         lane = self._chance.randrange(PARTITIONS)
-        partition, number = f"{self.number}-{lane}", self._next[lane]
-        args = {"partition": partition, "number": number}
-        workflow = flows.line.sync.options(partition=partition)
-        self._insist(workflow, "line", f"{partition} {number}", args, (partition, number))
-        self._next[lane] = number + 1
+        partition, workflow = f"{self.number}-{lane}", flows.line.sync
+        for _ in range(IN_LINE):
+            number = self._next[lane]
+            args = {"partition": partition, "number": number}
+            told = self._insist(
+                workflow.options(partition=partition), "line", f"{partition} {number}", args, (partition, number)
+            )
+            if not told:
+                return
+            self._next[lane] = number + 1
+
+    def _at_once(self) -> None:
+        """More of a limited queue than it takes at once."""
+        workflow = self._chance.choice([flows.narrow, flows.rated])
+        for _ in range(AT_ONCE):
+            asked = self.journal.asks(workflow.name, None, size=1)
+            self.journal.told(asked, workflow.start(1).id)
 
     def _with_a_booking(self) -> None:
         """In the client's own transaction: the workflow exists if and only if the booking does."""

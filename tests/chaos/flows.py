@@ -21,7 +21,7 @@ from dbdurable import Durable, Rate, Retry, current_step
 OUTSIDE = "CHAOS_OUTSIDE"
 """Names the file of outside effects, for the processes that run the workflows."""
 
-NARROW, LINE_MAX, RATE = 3, 1, Rate(40, per=1, burst=8)
+NARROW, LINE_MAX, RATE = 3, 1, Rate(12, per=1, burst=3)
 
 durable = Durable()
 narrow_queue = durable.queue("narrow", concurrency=NARROW)
@@ -58,18 +58,25 @@ def note_outside(what: str) -> None:
         os.close(descriptor)
 
 
+def thought_s() -> float:
+    """Now and then a transaction stays open for a while, so that a fault meets one."""
+    return random.uniform(0, CALL_S_MAX) if random.random() < 0.3 else 0
+
+
 # -- what workflows are made of --------------------------------------------------------------------------------
 
 
 @durable.transaction
 def write(tx: Connection, what: str, value: int) -> int:
     tx.execute(INSERT, [*place(), what, value])
+    TAKES.wait(thought_s())
     return value
 
 
 @durable.transaction
 async def awrite(tx: AsyncConnection, what: str, value: int) -> int:
     await tx.execute(INSERT, [*place(), what, value])
+    await asyncio.sleep(thought_s())
     return value
 
 
@@ -168,7 +175,8 @@ DELAY = timedelta(seconds=0.7)
 
 EFFECTS = {
     "order": "array['begin'] || array(select 'line ' || n from generate_series(0, size - 1) n)",
-    "trip": "array['begin'] || array(select x || n from generate_series(0, size - 1) n, unnest(array['leg ', 'seat ']) x)",
+    "trip": "array['begin'] || array(select x || n from generate_series(0, size - 1) n, "
+    "unnest(array['leg ', 'seat ']) x)",
     "child": "array['child']",
     "family": "array['with a child']",
     "narrow": "array['in', 'out']",

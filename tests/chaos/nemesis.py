@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 KINDS = ("kill", "freeze", "terminate", "cut", "restart")
 WEIGHTS = {"kill": 4, "freeze": 2, "terminate": 3, "cut": 3, "restart": 1}
 
-FROZEN_S = 5.5
+FROZEN_S = 7.5
 """Longer than a lease."""
 
 
@@ -101,7 +101,9 @@ class Nemesis:
 
     def _terminate(self, now: float) -> bool:
         """pg_terminate_backend of some sessions, whoever's they are."""
-        pids = self._arena.all("select pid from pg_stat_activity where application_name = 'dbdurable' order by random()")
+        pids = self._arena.all(
+            "select pid from pg_stat_activity where application_name = 'dbdurable' order by random()"
+        )
         chosen = pids[: self._chance.randint(1, max(1, len(pids) // 3))]
         for (pid,) in chosen:
             self._arena.one("select pg_terminate_backend(%s)", pid)
@@ -144,5 +146,3 @@ class Nemesis:
 
     def _is_reborn(self, worker: Worker, before: set[str]) -> bool:
         return bool(self._identities(worker) - before)
-
-

@@ -13,7 +13,7 @@ import threading
 from multiprocessing.connection import Connection as Pipe
 
 LIFE = {
-    "DBDURABLE_LEASE_TTL_S": "4",
+    "DBDURABLE_LEASE_TTL_S": "6",
     "DBDURABLE_BEAT_INTERVAL_S": "0.4",
     "DBDURABLE_POLL_INTERVAL_S_MAX": "0.1",
     "DBDURABLE_ENV_FILE": os.devnull,
@@ -56,8 +56,10 @@ def _listen(pipe: Pipe, closing: threading.Event) -> None:
             match pipe.recv():
                 case "close":
                     closing.set()
-                case "cut", seed:
+                case "cut", int(seed):
                     pipe.send(("cut", cut_some(random.Random(seed))))
+                case unknown:
+                    raise AssertionError(unknown)
 
 
 def cut_some(chance: random.Random) -> int:
