@@ -202,6 +202,9 @@ class Claims:
                     further = asked_to
                     continue
             id, name, key, epoch, attempt, interrupt, input, deadline, queue, slots, parent_id, began_us, rank, at = row
+            if id is None:
+                self._pass(queue, rank, at)
+                continue
             definition = executor.definitions[name]
             frame = WorkflowFrame(
                 id=id,

@@ -100,7 +100,8 @@ def _claim(text: LiteralString) -> LiteralString:
 CLAIM: Final = Statement(
     "claim",
     # Everything that is there: the most urgent rank of each queue first, then the next ones. The ranks are
-    # found by a loose scan, and every rank is walked from its own beginning.
+    # found by a loose scan, and every rank is walked from its own beginning. When that came to an end, the last
+    # rows name the lines that were walked: what lies in them until now is not for this executor.
     _claim(
         """
     with recursive{room},
@@ -120,6 +121,9 @@ CLAIM: Final = Statement(
              limit (select n from room)
                for update of r skip locked for no key update of w skip locked) t{open}
          limit (select n from room)),{end}
+    union all
+    select null, null, null, null, null, null, null, null, l.queue, null, null, null, l.level, statement_timestamp()
+      from line l{open} and l.level is not null and (select count(*) from pick) < (select n from room)
     """
     ),
 )

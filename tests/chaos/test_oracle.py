@@ -24,7 +24,8 @@ PLANTS = {
     ),
     "no workflow that nobody asked for": (
         "insert into dbdurable.workflow (id, name, queue, partition, priority, max_attempts, created_at, "
-        "input, status, epoch, attempt) select gen_random_uuid(), 'order', 'default', '', 0, 20, now(), '{}', 'succeeded', 1, 1 "
+        "input, status, epoch, attempt) "
+        "select gen_random_uuid(), 'order', 'default', '', 0, 20, now(), '{}', 'succeeded', 1, 1 "
         "from chaos.asked"
     ),
     "a workflow that was started in a transaction exists if and only if that committed": (

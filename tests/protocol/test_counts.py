@@ -51,7 +51,11 @@ class Application:
                 raise KeyboardInterrupt
             return total
 
-        self.ten, self.long, self.book, self.seen = ten, long, book, False
+        @self.durable.workflow
+        def idle() -> None:
+            pass
+
+        self.ten, self.long, self.book, self.idle, self.seen = ten, long, book, idle, False
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +188,46 @@ def str_of(point: Point) -> str:
     return point.name
 
 
+JOBS = 512
+
+
+def queue_cycle(application: Application, in_bulk: bool) -> None:
+    """Enqueue, claim, finish: jobs that do nothing, of a queue that nobody reads until all are there."""
+    if in_bulk:
+        application.durable.client.start_many(application.idle.bind() for _ in range(JOBS))
+    else:
+        for _ in range(JOBS):
+            application.idle.start()
+    with application.durable.executor(threads=64) as executor:
+        executor.wait_idle(60)
+
+
+@pytest.mark.parametrize("in_bulk", [False, True], ids=["one by one", "in bulk"])
+def test_a_queued_job_writes_at_most_1600_bytes_of_wal_and_updates_in_place(
+    in_bulk: bool, prepared: psycopg.Connection[Any], database_url: str, quiet: None
+) -> None:
+    application = Application(database_url)
+    queue_cycle(application, in_bulk)
+    mean = wal_bytes(prepared, lambda: queue_cycle(application, in_bulk)) / JOBS
+    application.durable.close()
+    updated, hot = updates_of_workflows(prepared, 2 * 2 * JOBS)
+    print(f"a queued job, {'in bulk' if in_bulk else 'one by one'}: {mean:.0f} bytes of WAL, HOT {hot} of {updated}")
+    assert mean <= 1_600
+    assert hot >= 0.95 * updated
+
+
+def updates_of_workflows(connection: psycopg.Connection[Any], at_least: int) -> tuple[int, int]:
+    """How many there were, and how many of them heap-only. A session says what it has done when it ends."""
+
+    def updates() -> tuple[int, int] | None:
+        row = connection.execute(
+            "select n_tup_upd, n_tup_hot_upd from pg_stat_all_tables where relid = 'dbdurable.workflow'::regclass"
+        ).fetchone()
+        return row if row is not None and row[0] >= at_least else None
+
+    return wait_until(updates) or (0, 0)
+
+
 def test_updates_of_workflows_stay_on_their_page(prepared: psycopg.Connection[Any], database_url: str) -> None:
     """No index holds a column that changes, and pages keep room: 200 queue cycles, all of them heap-only."""
     application = Application(database_url)
@@ -193,13 +237,6 @@ def test_updates_of_workflows_stay_on_their_page(prepared: psycopg.Connection[An
         executor.wait_idle(30)
     application.durable.close()
 
-    def updates() -> tuple[int, int] | None:
-        row = prepared.execute(
-            "select n_tup_upd, n_tup_hot_upd from pg_stat_all_tables where relid = 'dbdurable.workflow'::regclass"
-        ).fetchone()
-        return row if row is not None and row[0] >= 400 else None
-
-    # A session says what it has done when it ends.
-    updated, hot = wait_until(updates) or (0, 0)
+    updated, hot = updates_of_workflows(prepared, 400)
     print(f"HOT updates: {hot} of {updated}")
     assert hot >= 0.95 * updated

@@ -1,0 +1,122 @@
+"""The claims of an executor without the executor: its statements, one look at a time, and the pages they touch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+from uuid import uuid4
+
+import psycopg
+
+from dbdurable import Durable
+from dbdurable._executor.claims import Claims
+from dbdurable._io.drive import SyncDriver
+from dbdurable._protocol.effects import flight
+
+Connection = psycopg.Connection[Any]
+
+TABLES = ("workflow", "ready", "lease", "step", "queue", "limit_key")
+
+
+class Claimer:
+    """Looks at the queues as an executor with free slots does, and only writes down what it claimed."""
+
+    def __init__(self, url: str, queues: list[str], names: list[str], free: int = 64) -> None:
+        self._durable = Durable(url, migrate=False)
+        runtime = self._durable._runtime
+        self._free = free
+        self.claimed: list[Any] = []
+        self._batches = 1
+        executor = SimpleNamespace(
+            definitions={name: SimpleNamespace(name=name, is_async=False) for name in names},
+            queues=queues,
+            lease=SimpleNamespace(executor_id=uuid4(), lost=False),
+            runtime=runtime,
+            attempts=self,
+        )
+        self._connection = runtime.database.own_connection()
+        self._driver = SyncDriver(runtime.database, pool=self._connection)
+        self.claims = Claims(cast(Any, executor), self._driver)
+
+    def look(self) -> int:
+        """One look; how many it claimed."""
+        queries = self.claims.ask()
+        return self.claims.take(self._driver.run(flight(*queries))).count
+
+    @property
+    def was_full(self) -> bool:
+        """Whether the last look walked its lines from their beginnings."""
+        return any(asked.full for asked in self.claims._asked)
+
+    def look_ahead_only(self) -> None:
+        """From now on no look goes back to the beginning by itself."""
+        self.claims._full_at = float("inf")
+
+    def look_from_the_beginning(self) -> None:
+        """The next look does."""
+        self.claims._full_at = 0.0
+
+    def blocks(self, connection: Connection, work: Callable[[], Any]) -> int:
+        """Pages of our tables and their indexes that `work` touched."""
+        before = self._counted(connection)
+        work()
+        return (self._counted(connection) - before).total()
+
+    def _counted(self, connection: Connection) -> Counter[str]:
+        """What was touched until now: a session may keep some of its counts to itself for one more statement."""
+        found, last = counted(connection), None
+        while found != last:
+            self._connection.getconn().execute("select pg_stat_force_next_flush()")
+            found, last = counted(connection), found
+        return found
+
+    def close(self) -> None:
+        self._connection.close()
+        self._durable.close()
+
+    # -- what claims ask of the attempts -----------------------------------------------------------------------
+
+    def next_batches(self, many: int) -> int:
+        first, self._batches = self._batches, self._batches + many
+        return first
+
+    def free(self, is_async: bool) -> int:
+        return 0 if is_async else self._free
+
+    def running_of(self, queue: str) -> int:
+        return 0
+
+    def launch(self, definition: Any, frame: Any, batch: int, input: str) -> None:
+        self.claimed.append(frame.id)
+
+
+def counted(connection: Connection) -> Counter[str]:
+    """By table: pages of it and its indexes that were touched since the beginning, in memory or not."""
+    rows = connection.execute(
+        "select relname, heap_blks_read + heap_blks_hit + coalesce(idx_blks_read + idx_blks_hit, 0)::bigint "
+        "from pg_statio_all_tables where schemaname = 'dbdurable' and relname = any(%s)",
+        [list(TABLES)],
+    ).fetchall()
+    return Counter({name: int(blocks) for name, blocks in rows})
+
+
+def backlog(connection: Connection, many: int, name: str = "work", partitions: int = 1, queue: str = "default") -> None:
+    """So many queued workflows with their tickets; nothing analyses or vacuums the tables afterwards."""
+    for table in ("workflow", "ready", "lease"):
+        connection.execute(f"alter table dbdurable.{table} set (autovacuum_enabled = off)".encode())
+    connection.execute(
+        """
+        with w as (
+            insert into dbdurable.workflow (id, name, queue, partition, priority, max_attempts, created_at, input,
+                                            status, epoch, attempt)
+            select dbdurable.uuid7(), %(name)s, %(queue)s,
+                   case when %(parts)s > 1 then (n %% %(parts)s)::text else '' end, 0, 20, now(), '{"n": 1}',
+                   'queued', 0, 1 from generate_series(1, %(many)s) n
+            returning id, name, queue, partition)
+        insert into dbdurable.ready (queue, partition, rank, workflow_id, name)
+        select queue, partition, 1, id, name from w
+        """,
+        {"name": name, "queue": queue, "parts": partitions, "many": many},
+    )
