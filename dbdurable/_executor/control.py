@@ -94,7 +94,8 @@ class Control:
             else:
                 if taken.more and self._executor.attempts.any_free():
                     continue
-            wait_s = min(delay_s, max(0.0, self._upkeep_at - boottime())) * self._random.uniform(0.8, 1.2)
+            upkeep_s = max(0.0, min(self._upkeep_at, self._upkeep.sure_at) - boottime())
+            wait_s = min(delay_s, upkeep_s) * self._random.uniform(0.8, 1.2)
             if self._wake.wait(min(wait_s, self.timers.due_in_s())):
                 delay_s = POLL_S_FIRST
                 if self._hungry:
@@ -105,7 +106,7 @@ class Control:
         executor = self._executor
         executor.learn(self._driver)
         upkeep = []
-        if boottime() >= self._upkeep_at - 0.3 * UPKEEP_S:
+        if boottime() >= min(self._upkeep_at - 0.3 * UPKEEP_S, self._upkeep.sure_at):
             # Noted before it is tried: if it fails, the next look claims without it.
             self._upkeep_at = boottime() + UPKEEP_S * self._random.uniform(0.8, 1.2)
             upkeep = self._upkeep.ask(executor.queues)

@@ -31,6 +31,8 @@ class Upkeep:
         self._sure_from = (1, 0.0)
         """Under which session of its own, and since when, the end of others' says something."""
         self._seen: dict[tuple[Any, ...], float] = {}
+        self.sure_at = float("inf")
+        """When to look at the suspects again: a second sighting then makes sure."""
         self._rounds = 0
 
     def ask(self, queues: list[str]) -> list[Query]:
@@ -88,6 +90,8 @@ class Upkeep:
             return []
         self._seen = {tuple(s): self._seen.get(tuple(s), now) for s in suspects}
         sure = [s for s, first in self._seen.items() if now - first >= SIGHTINGS_APART_S]
+        later = [first + SIGHTINGS_APART_S for first in self._seen.values() if now - first < SIGHTINGS_APART_S]
+        self.sure_at = min(later, default=float("inf"))
         if not sure:
             return []
         ids, pids, starts = zip(*sure, strict=True)
