@@ -87,6 +87,7 @@ class Upkeep:
             self._sure_from = (generation, now + self._ttl_s)
         if now < self._sure_from[1]:
             self._seen.clear()
+            self.sure_at = float("inf")
             return []
         self._seen = {tuple(s): self._seen.get(tuple(s), now) for s in suspects}
         sure = [s for s, first in self._seen.items() if now - first >= SIGHTINGS_APART_S]

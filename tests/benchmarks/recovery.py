@@ -60,7 +60,7 @@ def load() -> None:
 def work(url: str) -> None:
     """A worker's whole life, at default settings."""
     os.environ["DBDURABLE_ENV_FILE"] = os.devnull
-    logging.disable(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)  # what a killed neighbour looks like is known here
     durable.configure(url=url, migrate=False)
     with durable.executor(threads=THREADS):
         threading.Event().wait()
@@ -143,7 +143,7 @@ def server() -> Iterator[str]:
     directory = scratch_directory() / f"dbdurable-recovery-{uuid4().hex[:8]}"
     directory.mkdir(mode=0o755)
     try:
-        with EmbeddedServer(directory / "pg", linger_s=0.5) as opened:
+        with EmbeddedServer(directory / "pg", linger_s=0.5, settings={"max_connections": 300}) as opened:
             yield opened.url
             opened.stop()
     finally:

@@ -1,0 +1,68 @@
+"""A worker that drains a long queue needs no more memory at its end than at its beginning."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.support.wait import wait_until
+
+JOBS, STARTED_AT_ONCE = 40_000, 5_000
+GROWTH_KB_MAX = 20_000
+
+WORKER = """
+import sys
+from dbdurable import Durable
+
+durable = Durable()
+
+@durable.workflow
+def nothing(text: str) -> str:
+    return text
+
+if sys.argv[1] == "start":
+    for _ in range(int(sys.argv[2]) // int(sys.argv[3])):
+        durable.client.start_many(nothing.bind("x" * 500) for _ in range(int(sys.argv[3])))
+    durable.close()
+else:
+    with durable.executor(threads=16):
+        sys.stdin.read()
+"""
+
+
+def resident_kb(pid: int) -> int:
+    """What the process has in memory."""
+    (line,) = [each for each in Path(f"/proc/{pid}/status").read_text().splitlines() if each.startswith("VmRSS:")]
+    return int(line.split()[1])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_memory_stays_flat_while_a_long_queue_is_drained(
+    connection: psycopg.Connection[Any], database_url: str, tmp_path: Path
+) -> None:
+    program = tmp_path / "drains.py"
+    program.write_text(WORKER)
+    environment = {**os.environ, "DBDURABLE_DATABASE_URL": database_url}
+    start = [sys.executable, str(program), "start", str(JOBS), str(STARTED_AT_ONCE)]
+    subprocess.run(start, env=environment, check=True)
+
+    def done() -> int:
+        row = connection.execute("select count(*) from dbdurable.workflow where status = 'succeeded'").fetchone()
+        return int(row[0]) if row else 0
+
+    with subprocess.Popen([sys.executable, str(program), "drain"], env=environment, stdin=subprocess.PIPE) as worker:
+        wait_until(lambda: done() >= JOBS // 5, 600, "a fifth to be done")
+        before = resident_kb(worker.pid)
+        wait_until(lambda: done() == JOBS, 800, "all to be done")
+        after = resident_kb(worker.pid)
+        assert worker.stdin is not None
+        worker.stdin.close()
+    print(f"resident after {JOBS // 5:,} jobs: {before:,} kB, after {JOBS:,}: {after:,} kB")
+    assert after - before <= GROWTH_KB_MAX
