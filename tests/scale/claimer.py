@@ -12,12 +12,14 @@ import psycopg
 
 from dbdurable import Durable
 from dbdurable._executor.claims import Claims
+from dbdurable._executor.runtime import boottime
 from dbdurable._io.drive import SyncDriver
 from dbdurable._protocol.effects import flight
+from dbdurable._protocol.lease import Lease
 
 Connection = psycopg.Connection[Any]
 
-TABLES = ("workflow", "ready", "lease", "step", "queue", "limit_key")
+TABLES = ("workflow", "ready", "lease", "step", "wait", "queue", "limit_key")
 
 
 class Claimer:
@@ -32,7 +34,7 @@ class Claimer:
         executor = SimpleNamespace(
             definitions={name: SimpleNamespace(name=name, is_async=False) for name in names},
             queues=queues,
-            lease=SimpleNamespace(executor_id=uuid4(), lost=False),
+            lease=Lease(uuid4(), 3600, boottime),
             runtime=runtime,
             attempts=self,
         )
