@@ -42,6 +42,7 @@ class Attempts:
         self._done: list[int] = []
         self._ended: list[UUID] = []
         self._children: list[UUID] = []
+        self._doubts: dict[WorkflowFrame, int] = {}
         self._batches = itertools.count(1)
         self._running = {True: 0, False: 0}  # by "takes a slot of async tasks"
         self._running_of: Counter[str] = Counter()  # by queue
@@ -92,7 +93,9 @@ class Attempts:
     def remove(self, frame: WorkflowFrame, claimed: bool, ended: bool) -> None:
         """An attempt is gone. `ended`: its outcome is in the database.
 
-        If not, its lease row stays, so that the heartbeat finds the workflow unknown here and hands it back.
+        If not, this process only believes that it is over (its lease looked lost, it failed itself, or it gave the
+        workflow away): the lease row stays until a beat has seen that the database thinks so too, or has handed
+        the workflow back.
         """
         with self._lock:
             if self._frames.get(frame.id) is frame:
@@ -102,10 +105,9 @@ class Attempts:
                 self._ended.append(frame.id)
                 if frame.parent_id is not None:
                     self._children.append(frame.id)
-                self._left[batch] -= 1
-                if self._left[batch] == 0:
-                    del self._left[batch]
-                    self._done.append(batch)
+                self._count_out(batch)
+            else:
+                self._doubts[frame] = batch
             if claimed:
                 self._running[frame.is_async] -= 1
                 self._running_of[frame.queue or ""] -= 1
@@ -118,6 +120,25 @@ class Attempts:
                 self._executor.control.timers.expect(wait.until)
         if frame.woken:
             self._executor.hint()
+
+    def doubts(self) -> list[WorkflowFrame]:
+        """Attempts that are gone from here, and of which the database may think otherwise."""
+        with self._lock:
+            return list(self._doubts)
+
+    def settle(self, doubts: list[WorkflowFrame], held: set[UUID]) -> None:
+        """Of those, the ones that the database does not say to be held here are over."""
+        with self._lock:
+            for frame in doubts:
+                if frame.id not in held:
+                    self._count_out(self._doubts.pop(frame))
+
+    def _count_out(self, batch: int) -> None:
+        """One workflow less of a lease row; the last one lets it go."""
+        self._left[batch] -= 1
+        if self._left[batch] == 0:
+            del self._left[batch]
+            self._done.append(batch)
 
     def take_done(self) -> tuple[list[int], list[UUID]]:
         """Lease rows all of whose workflows have ended here; and the workflows that have ended since the last time."""
@@ -172,7 +193,7 @@ class Attempts:
         executor, ended = self._executor, False
         try:
             outcome = SyncDriver(executor.runtime.database, executor.stopping).run(self.flow(definition, frame, input))
-            ended = True
+            ended = outcome.status is not None
             _report(frame, outcome)
         except BaseException:
             logger.exception("workflow %s %s: the executor failed; it will be handed back", frame.name, frame.id)
@@ -186,7 +207,7 @@ class Attempts:
             outcome = await AsyncDriver(executor.runtime.database, executor.stopping).run(
                 self.flow(definition, frame, input)
             )
-            ended = True
+            ended = outcome.status is not None
             _report(frame, outcome)
         except GeneratorExit:  # its loop has ended: recovery goes on with it
             raise

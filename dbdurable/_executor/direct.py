@@ -111,7 +111,7 @@ def run_child(executor: Executor, definition: Definition, parent: WorkflowFrame,
     attempts.add(frame, batch, claimed=False)
     try:
         outcome = yield from attempts.flow(definition, frame, input)
-        ended = True
+        ended = outcome.status is not None
     finally:
         attempts.remove(frame, claimed=False, ended=ended)
     if outcome.status is None and outcome.error is not None:

@@ -69,6 +69,8 @@ class Heartbeat:
             if self._rest():
                 break
         try:
+            if not self._executor.lease.lost:
+                self.beat()  # settles what was handed back
             self._say_goodbye()
         except Exception as error:
             logger.warning("could not unregister: %s; the lease will run out by itself", error)
@@ -90,6 +92,7 @@ class Heartbeat:
         executor, lease = self._executor, self._executor.lease
         sent_at = boottime()
         done, ended = executor.attempts.take_done()
+        doubts = executor.attempts.doubts()
         try:
             renewed, held, *_ = self._driver.run(
                 flight(
@@ -106,6 +109,7 @@ class Heartbeat:
             self._new_life()
             return
         lease.renewed(sent_at)
+        executor.attempts.settle(doubts, {row[0] for row in held})
         executor.runtime.database.learn_clock(renewed[0][0])
         self._note_session()
         self._reconcile(held)

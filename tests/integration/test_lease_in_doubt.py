@@ -22,11 +22,6 @@ class HoldsBeats:
             self.gate.wait(20)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the attempt that left by its own clock releases its lease row; the next beat is in time, so that nobody "
-    "declares the executor dead: the workflow stays 'running' for ever",
-)
 def test_what_was_left_because_the_lease_looked_lost_goes_on(
     database_url: str, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
