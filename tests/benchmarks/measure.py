@@ -1,243 +1,212 @@
-"""Rounds of all contestants: alone on the server while counted, in turns with `hand` while timed."""
+"""Rounds of all contestants: alone on the server while counted, in turns while timed."""
 
 from __future__ import annotations
 
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
-from uuid import uuid4
 
-import psycopg
-from psycopg import Connection
+from tests.benchmarks.arena import Arena, arena, held_snapshots
+from tests.benchmarks.contest import Contestant, Load, Run
+from tests.benchmarks.wire import Door, door
 
-from tests.benchmarks.contestants import STEPS, Contestant, Run
-from tests.support.databases import Server, url_of
-from tests.support.wait import wait_until
-
-WARM_UP = 2
-"""Workflows a lane before the clock starts: connections are open and statements prepared."""
-
-COUNTED = (4, 14)
-"""Two windows of so many workflows: their difference has no cost of opening and closing in it."""
-
-COUNTED_TIMES = 3
-"""The least of so many windows counts: heartbeats and polls come by the clock, not by the workflow."""
-
-SLICES = 4
-"""A turn of a contestant alternates with slices of `hand`, so that both meet the same weather."""
+DELAY_S = 0.00025
+"""`far`: so much longer each way."""
 
 
 @dataclass(frozen=True)
-class Load:
-    """So many workflows, so many at once."""
+class Effort:
+    """How thoroughly."""
 
-    workflows: int
-    lanes: int
-
-    @property
-    def title(self) -> str:
-        return "one at a time" if self.lanes == 1 else f"{self.lanes} at once"
+    rounds: int = 5
+    quick: bool = False
+    counted_times: int = 3
+    """The least of so many windows counts: heartbeats and polls come by the clock, not by the workflow."""
 
 
 @dataclass
 class Figures:
-    """What one contestant did in one load; a value a round."""
+    """What one contestant did in one load; a value a round, everything for one unit."""
 
     per_s: list[float] = field(default_factory=list)
     ratio: list[float] = field(default_factory=list)
-    cpu_ms: list[float] = field(default_factory=list)
+    client_cpu_ms: list[float] = field(default_factory=list)
+    server_cpu_ms: list[float] = field(default_factory=list)
+    phases: dict[str, list[float]] = field(default_factory=dict)
+    """Units a second of each phase."""
+    samples_ms: list[float] = field(default_factory=list)
+    counts: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, float] = field(default_factory=dict)
+    done: int = 0
+    """Units that were asked for, warm-ups included."""
 
 
 @dataclass
-class Counts:
-    """Exact, for one workflow."""
+class Slice:
+    """One run, measured."""
 
-    commits: float
-    wal_bytes: float
-
-
-@dataclass
-class Result:
-    """Everything that was measured; contestants by `Contestant.key`."""
-
-    figures: dict[tuple[Load, str], Figures] = field(default_factory=dict)
-    counts: dict[str, Counts] = field(default_factory=dict)
-    done: dict[str, int] = field(default_factory=dict)
-    """Workflows that were asked for, warm-ups included."""
-    rows: dict[str, tuple[int, int, int]] = field(default_factory=dict)
-    """What the database has: rows of the application, records, finished workflows."""
-
-    def per_s(self, load: Load, contestant: Contestant) -> float:
-        return median(self.figures[load, contestant.key].per_s)
-
-    def ratio(self, load: Load, contestant: Contestant) -> float:
-        """The median of the rounds' ratios to `hand` of the same colour."""
-        return median(self.figures[load, contestant.key].ratio)
-
-    def cpu_ms(self, load: Load, contestant: Contestant) -> float:
-        return median(self.figures[load, contestant.key].cpu_ms)
-
-    def check(self) -> None:
-        """Raises unless every contestant did exactly the work that was asked for."""
-        for key, done in self.done.items():
-            wanted = (done * STEPS, done * STEPS, done)
-            assert self.rows[key] == wanted, f"{key}: (rows, records, workflows) are {self.rows[key]}, not {wanted}"
+    units: int
+    seconds: float
+    client_cpu_s: float
+    server_cpu_s: float
+    phases: dict[str, float]
+    samples: list[float]
+    facts: dict[str, float]
 
 
-@dataclass
-class Arena:
-    """One server, with a database for each contestant."""
+class Match:
+    """One load under one condition, with all of its contestants."""
 
-    url: str
-    admin: Connection[Any]
-    databases: dict[str, str] = field(default_factory=dict)
-    """The name of each contestant's database."""
-
-    def url_of(self, contestant: Contestant) -> str:
-        return url_of(Server(self.url), self.databases[contestant.key])
-
-    def one(self, query: str, *params: object) -> tuple[Any, ...]:
-        row: tuple[Any, ...] | None = self.admin.execute(query.encode(), params).fetchone()
-        assert row is not None
-        return row
-
-    def lsn(self) -> int:
-        """Bytes of WAL since the beginning."""
-        return int(self.one("select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')")[0])
-
-    def commits(self, contestant: Contestant) -> int:
-        """Commits in its database. A session reports them when it ends at the latest: waits until all have."""
-        name = self.databases[contestant.key]
-        wait_until(
-            lambda: self.one("select count(*) from pg_stat_activity where datname = %s", name) == (0,),
-            what=f"sessions of {contestant.key} end",
-        )
-        return int(self.one("select xact_commit from pg_stat_database where datname = %s", name)[0])
-
-
-@contextmanager
-def arena(url: str, contestants: Sequence[Contestant]) -> Iterator[Arena]:
-    """Databases for the contestants, dropped afterwards."""
-    with psycopg.connect(url, autocommit=True) as admin:
-        ring = Arena(url, admin)
-        try:
-            for contestant in contestants:
-                name = f"dbdurable_bench_{uuid4().hex[:12]}"
-                admin.execute(f'create database "{name}"'.encode())
-                ring.databases[contestant.key] = name
-                with psycopg.connect(ring.url_of(contestant), autocommit=True) as connection:
-                    connection.execute(contestant.setup.encode())
-            yield ring
-        finally:
-            for name in ring.databases.values():
-                admin.execute(f'drop database if exists "{name}" with (force)'.encode())
-
-
-def measure(
-    ring: Arena,
-    contestants: Sequence[Contestant],
-    loads: Sequence[Load],
-    rounds: int,
-    advance: Callable[[str], None] = lambda _: None,
-) -> Result:
-    """Counts first, then rounds: each contestant once a round and load, beginning with another one each time."""
-    result = Result()
-    known = {each.key: each for each in contestants}
+    def __init__(self, ring: Arena, load: Load, effort: Effort, through: Door | None) -> None:
+        self._ring = ring
+        self._load = load
+        self._effort = effort
+        self._through = through
+        self.contestants = [each for each in load.contestants if each.key in ring.databases]
+        self.figures = {each.key: Figures() for each in self.contestants}
 
     @contextmanager
-    def warm(contestant: Contestant, lanes: int, workflows: int) -> Iterator[Run]:
-        """The contestant with connections open and statements prepared."""
-        with contestant.opened(ring.url_of(contestant), lanes) as run:
-            run(WARM_UP * lanes)
-            yield run
-        result.done[contestant.key] = result.done.get(contestant.key, 0) + WARM_UP * lanes + workflows
+    def warm(self, contestant: Contestant, through: Door | None) -> Iterator[Run]:
+        """The contestant with connections open and statements prepared; keeps account of the units it did."""
+        url = self._ring.url_of(contestant)
+        lanes = contestant.lanes or self._load.lanes
+        figures = self.figures[contestant.key]
+        with contestant.opened(through.url_of(url) if through else url, lanes) as run:
 
-    def rows_of(contestant: Contestant) -> tuple[int, int, int]:
-        with psycopg.connect(ring.url_of(contestant), autocommit=True) as connection:
-            row = connection.execute(contestant.counts.encode()).fetchone()
-            assert row is not None
-            return row[0], row[1], row[2]
+            def counting(units: int) -> Any:
+                figures.done += units
+                return run(units)
 
-    def count(contestant: Contestant) -> Counts:
-        """Alone on the server, in steady state.
+            if self._load.warm_up:
+                counting(self._load.warm_up * lanes)
+            yield counting
+
+    def count(self, contestant: Contestant, few: int, many: int) -> None:
+        """Exact counts for a unit, alone on the server, in steady state.
 
         What a checkpoint makes the server log anew (whole pages at their first change, and with checksums at
         their first hint bit) is provoked before the window: by the warm-up, and by reading what it wrote.
         """
-        advance(f"counting {contestant.key}")
-        commits, wal_bytes = dict[int, list[int]](), list[int]()
-        few, many = COUNTED
-        for workflows in COUNTED * COUNTED_TIMES:
-            before = ring.commits(contestant)
-            ring.admin.execute("checkpoint")
-            with warm(contestant, 1, workflows) as run:
-                rows_of(contestant)
-                lsn = ring.lsn()
-                run(workflows)
-                if workflows == many:
-                    wal_bytes.append(ring.lsn() - lsn)
-            commits.setdefault(workflows, []).append(ring.commits(contestant) - before)
-        return Counts((min(commits[many]) - min(commits[few])) / (many - few), min(wal_bytes) / many)
+        seen: dict[tuple[str, int], list[float]] = {}
+        with door(self._ring.url) as through:
+            for units in (few, many) * self._effort.counted_times:
+                before, traffic = self._ring.commits(contestant), through.traffic()
+                self._ring.admin.execute("checkpoint")
+                with self.warm(contestant, through) as run:
+                    self._ring.inside(contestant, contestant.done)
+                    lsn = self._ring.lsn()
+                    run(units)
+                    wal = self._ring.lsn() - lsn
+                after, now = self._ring.commits(contestant), through.traffic()
+                for name, value in (
+                    ("commits", after - before),
+                    ("statements", now.statements - traffic.statements),
+                    ("round_trips", now.round_trips - traffic.round_trips),
+                    ("wal_bytes", wal),
+                ):
+                    seen.setdefault((name, units), []).append(value)
+        counts = self.figures[contestant.key].counts
+        for name in ("commits", "statements", "round_trips"):
+            counts[name] = (min(seen[name, many]) - min(seen[name, few])) / (many - few)
+        counts["wal_bytes"] = min(seen["wal_bytes", many]) / many
 
-    def race(contestant: Contestant, load: Load) -> None:
+    def race(self, contestant: Contestant) -> None:
         """One turn, in slices that alternate with the same slices of the reference."""
-        advance(f"{load.title}: {contestant.key}")
-        reference, each = known[contestant.reference], -(-load.workflows // SLICES)
-        own_s, reference_s, cpu_s = list[float](), list[float](), 0.0
+        load = self._load
+        units = load.units(contestant, self._effort.quick)
+        each = -(-units // load.slices)
+        reference = next((one for one in self.contestants if one.key == load.reference(contestant)), None)
+        alternates = load.slices > 1 and reference not in (None, contestant)
+        own, others = list[Slice](), list[Slice]()
         with ExitStack() as stack:
-            run = stack.enter_context(warm(contestant, load.lanes, SLICES * each))
-            run_reference = run
-            if reference is not contestant:
-                run_reference = stack.enter_context(warm(reference, load.lanes, SLICES * each))
+            run = stack.enter_context(self.warm(contestant, self._through))
+            run_other = None
+            if alternates and reference is not None:
+                run_other = stack.enter_context(self.warm(reference, self._through))
             gc.collect()
-            for _ in range(SLICES):
-                begun, cpu = time.perf_counter(), time.process_time()
-                run(each)
-                own_s.append(time.perf_counter() - begun)
-                cpu_s += time.process_time() - cpu
-                if reference is not contestant:
-                    begun = time.perf_counter()
-                    run_reference(each)
-                    reference_s.append(time.perf_counter() - begun)
-        figures = result.figures.setdefault((load, contestant.key), Figures())
-        figures.per_s.append(SLICES * each / sum(own_s))
-        figures.cpu_ms.append(cpu_s / (SLICES * each) * 1000)
-        figures.ratio.append(median(a / b for a, b in zip(reference_s or own_s, own_s, strict=True)))
+            for _ in range(load.slices):
+                own.append(self._timed(run, each))
+                if run_other:
+                    others.append(self._timed(run_other, each))
+        figures = self.figures[contestant.key]
+        total = sum(one.units for one in own)
+        figures.per_s.append(total / sum(one.seconds for one in own))
+        figures.client_cpu_ms.append(sum(one.client_cpu_s for one in own) / total * 1000)
+        figures.server_cpu_ms.append(sum(one.server_cpu_s for one in own) / total * 1000)
+        for name in own[0].phases:
+            figures.phases.setdefault(name, []).append(total / sum(one.phases[name] for one in own))
+        figures.samples_ms.extend(sample * 1000 for one in own for sample in one.samples)
+        for one in own:
+            figures.facts |= one.facts
+        if others:
+            figures.ratio.append(median(b.seconds / a.seconds for a, b in zip(own, others, strict=True)))
 
-    for contestant in contestants:
-        result.counts[contestant.key] = count(contestant)
-    for number in range(rounds):
-        first = number % len(contestants)
-        for load in loads:
-            for contestant in (*contestants[first:], *contestants[:first]):
-                race(contestant, load)
-    for contestant in contestants:
-        result.rows[contestant.key] = rows_of(contestant)
-    return result
-
-
-def total_of(contestants: Sequence[Contestant], loads: Sequence[Load], rounds: int) -> int:
-    """How often `measure` calls `advance`."""
-    return len(contestants) * (1 + rounds * len(loads))
-
-
-def server_of(connection: Connection[Any]) -> dict[str, str]:
-    """The server's version, the settings that make commits durable, and what a commit takes there."""
-    shown = {}
-    for name in ("server_version", "fsync", "synchronous_commit", "full_page_writes", "shared_buffers"):
-        row = connection.execute(f"show {name}".encode()).fetchone()
-        assert row is not None
-        shown[name] = str(row[0])
-    connection.execute("create table bench_probe (n int)")
-    times = []
-    for _ in range(50):
+    def _timed(self, run: Run, units: int) -> Slice:
+        cpu, server = time.process_time(), self._ring.cpu_s()
         begun = time.perf_counter()
-        connection.execute("insert into bench_probe values (1)")
-        times.append(time.perf_counter() - begun)
-    connection.execute("drop table bench_probe")
-    shown["one commit"] = f"{median(times) * 1000:.2f} ms"
-    return shown
+        spent = run(units)
+        seconds = time.perf_counter() - begun
+        client = time.process_time() - cpu + (spent.cpu_s if spent else 0.0)
+        phases = spent.phases if spent else {}
+        samples, facts = (spent.samples, spent.facts) if spent else ([], {})
+        server = self._ring.cpu_s() - server
+        return Slice(units, sum(phases.values()) or seconds, client, server, phases, samples, facts)
+
+    def settle_ratios(self) -> None:
+        """Where turns did not alternate: each round's rate by the reference's rate of the same round."""
+        for contestant in self.contestants:
+            figures = self.figures[contestant.key]
+            reference = self.figures.get(self._load.reference(contestant))
+            if not figures.ratio and reference is not None:
+                figures.ratio = [a / b for a, b in zip(figures.per_s, reference.per_s, strict=True)]
+
+    def check(self) -> None:
+        """Raises unless every contestant did exactly the work that was asked for."""
+        for contestant in self.contestants:
+            done = self.figures[contestant.key].done
+            found = tuple(self._ring.inside(contestant, contestant.done))
+            wanted = self._load.wanted(done)
+            assert found == wanted, f"{self._load.name}: {contestant.key} has {found} in its database, not {wanted}"
+
+
+def measure(
+    url: str,
+    load: Load,
+    condition: str,
+    effort: Effort,
+    only: Callable[[Contestant], bool] = lambda _: True,
+    advance: Callable[[str], None] = lambda _: None,
+) -> dict[str, Figures]:
+    """Counts first (`near` only), then rounds: each contestant once a round, beginning with another one each time."""
+    present = [each for each in load.contestants if each.installed and only(each)]
+    with ExitStack() as stack:
+        ring = stack.enter_context(arena(url, present))
+        through = stack.enter_context(door(url, DELAY_S)) if condition == "far" else None
+        match = Match(ring, load, effort, through)
+        if load.counted and condition == "near":
+            for contestant in present:
+                advance(f"{load.title}: counting {contestant.key}")
+                match.count(contestant, *load.counted)
+        with held_snapshots(ring) if condition == "held" else nullcontext():
+            for number in range(effort.rounds):
+                first = number % max(1, len(present))
+                for contestant in (*present[first:], *present[:first]):
+                    advance(f"{load.title}, {condition}: {contestant.key}")
+                    match.race(contestant)
+        match.settle_ratios()
+        match.check()
+        for contestant in present:
+            ring.commits(contestant)  # every session has reported
+            if (hot := ring.hot(contestant)) is not None:
+                match.figures[contestant.key].counts["hot_ratio"] = hot
+        return match.figures
+
+
+def steps_of(load: Load, condition: str, effort: Effort, contestants: Sequence[Contestant]) -> int:
+    """How often `measure` calls `advance`."""
+    counted = 1 if load.counted and condition == "near" else 0
+    return len(contestants) * (counted + effort.rounds)

@@ -1,0 +1,1 @@
+"""Who takes part: each module is one library, used as its documentation shows."""

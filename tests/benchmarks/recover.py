@@ -1,0 +1,78 @@
+"""Loads with a whole fleet: an executor is killed, and a million workflows sleep. Only dbdurable does them here.
+
+DBOS leaves the work of a dead process to its next start or to its paid part, Absurd to a claim timeout of two
+minutes, Procrastinate to the operator, PgQueuer to a heartbeat timeout of 30 s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+
+from tests.benchmarks.contest import Run, Spent
+from tests.benchmarks.peers import durable
+from tests.benchmarks.workers import crew
+from tests.support.wait import wait_until
+
+MODULE = durable.__name__
+
+
+def _one(connection: psycopg.Connection[Any], query: str) -> int:
+    row = connection.execute(query.encode()).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+@contextmanager
+def killed(url: str, lanes: int) -> Iterator[Run]:
+    """SIGKILL for the process that runs all of them: how long until each of them runs in the other one."""
+
+    def run(total: int) -> Spent:
+        with (
+            psycopg.connect(url, autocommit=True) as connection,
+            crew(MODULE, "work_held", url, 1) as victim,
+            crew(MODULE, "work_held", url, 1) as heir,
+        ):
+            durable.start_held(url, total)
+            victim.go()
+            victim.wait(total)
+            executors = _one(connection, "select count(*) from dbdurable.executor")
+            heir.go()
+            wait_until(lambda: _one(connection, "select count(*) from dbdurable.executor") > executors, timeout_s=30)
+            killed_at = time.perf_counter()
+            victim.kill()
+            samples = [heir.wait(n, timeout_s=120) - killed_at for n in range(1, total + 1)]
+            cpu = heir.cpu_s()
+        return Spent({"kill to run": samples[-1]}, cpu_s=cpu, samples=samples)
+
+    yield run
+
+
+@contextmanager
+def asleep(url: str, lanes: int) -> Iterator[Run]:
+    """So many are started and sleep for a month; the memory of the process that put them to sleep."""
+    enqueue = durable.in_bulk("sleeper")
+
+    def run(total: int) -> Spent:
+        with (
+            enqueue(url) as put,
+            psycopg.connect(url, autocommit=True) as connection,
+            crew(MODULE, "work", url, 1) as worker,
+        ):
+            waiting = "select count(*) from dbdurable.workflow where status = 'waiting'"
+            before = _one(connection, waiting)
+            begun = time.perf_counter()
+            put(total)
+            started = time.perf_counter()
+            memory = worker.memory_mb()
+            worker.go()
+            wait_until(lambda: _one(connection, waiting) == before + total, timeout_s=7200, what="all of them sleep")
+            asleep = time.perf_counter()
+            facts = {"worker MB before": memory, "worker MB with all asleep": worker.memory_mb()}
+            return Spent({"start": started - begun, "park": asleep - started}, worker.cpu_s(), facts=facts)
+
+    yield run
