@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import psycopg
+
 from tests.benchmarks import latency, recover
 from tests.benchmarks.contest import STEPS, Contestant, Load
 from tests.benchmarks.peers import absurd, dbos, durable, hand, pgqueuer, procrastinate
@@ -31,45 +33,64 @@ def workflows(n: int) -> tuple[int]:
     return (n,)
 
 
+def tables(url: str) -> None:
+    """dbdurable's. It would make them at its first use, which must not be counted."""
+    with durable.application(url) as app:
+        app.durable._runtime.database.prepare()
+
+
+def with_app(setup: Callable[[str], None]) -> Callable[[str], None]:
+    """The application's table as well."""
+
+    def both(url: str) -> None:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(hand.APP_SETUP)
+        setup(url)
+
+    return both
+
+
+DURABLE_APP, DBOS_APP = with_app(tables), with_app(dbos.tables)
+
 # ---- ten steps, and none -------------------------------------------------------------------------------------
 
 TEN = (
     Contestant("hand", "sync", hand.with_connections(hand.hand), hand.TEN_DONE, hand.SETUP),
     Contestant("flight", "sync", hand.with_connections(hand.flight), hand.TEN_DONE, hand.SETUP),
-    Contestant("dbdurable", "sync", durable.direct("ten"), durable.TEN_DONE, hand.APP_SETUP),
-    Contestant("DBOS", "sync", dbos.transactions(), dbos.TEN_DONE, hand.APP_SETUP, DBOS_PACKAGE, DBOS_SHARE),
+    Contestant("dbdurable", "sync", durable.direct("ten"), durable.TEN_DONE, DURABLE_APP),
+    Contestant("DBOS", "sync", dbos.transactions(), dbos.TEN_DONE, DBOS_APP, DBOS_PACKAGE, DBOS_SHARE),
     Contestant(
         "DBOS, read committed",
         "sync",
         dbos.transactions(isolation_level="READ COMMITTED"),
         dbos.TEN_DONE,
-        hand.APP_SETUP,
+        DBOS_APP,
         DBOS_PACKAGE,
         DBOS_SHARE,
     ),
     Contestant("hand", "async", hand.with_async_connections(hand.hand_async), hand.TEN_DONE, hand.SETUP),
     Contestant("flight", "async", hand.with_async_connections(hand.flight_async), hand.TEN_DONE, hand.SETUP),
-    Contestant("dbdurable", "async", durable.adirect("aten"), durable.TEN_DONE, hand.APP_SETUP),
+    Contestant("dbdurable", "async", durable.adirect("aten"), durable.TEN_DONE, DURABLE_APP),
 )
 
 OUTSIDE = (
     Contestant("hand", "sync", hand.with_connections(hand.outside), hand.OUTSIDE_DONE, hand.SETUP),
-    Contestant("dbdurable", "sync", durable.direct("outside"), durable.STEPS_DONE),
-    Contestant("DBOS", "sync", dbos.direct("outside"), dbos.STEPS_DONE, "", DBOS_PACKAGE, DBOS_SHARE),
+    Contestant("dbdurable", "sync", durable.direct("outside"), durable.STEPS_DONE, tables),
+    Contestant("DBOS", "sync", dbos.direct("outside"), dbos.STEPS_DONE, dbos.tables, DBOS_PACKAGE, DBOS_SHARE),
     Contestant("Absurd", "sync", absurd.direct("outside"), absurd.STEPS_DONE, absurd.setup, ABSURD_PACKAGE, DBOS_SHARE),
     Contestant(
         "hand", "async", hand.with_async_connections(hand.outside_async), hand.OUTSIDE_DONE, hand.SETUP, lanes=64
     ),
-    Contestant("dbdurable", "async", durable.adirect("aoutside"), durable.STEPS_DONE, lanes=64),
-    Contestant("DBOS", "async", dbos.aoutside, dbos.STEPS_DONE, "", DBOS_PACKAGE, DBOS_SHARE, lanes=64),
+    Contestant("dbdurable", "async", durable.adirect("aoutside"), durable.STEPS_DONE, tables, lanes=64),
+    Contestant("DBOS", "async", dbos.aoutside, dbos.STEPS_DONE, dbos.tables, DBOS_PACKAGE, DBOS_SHARE, lanes=64),
 )
 
 NOTHING = (
     Contestant("hand", "sync", hand.with_connections(hand.nothing), hand.START_DONE, hand.SETUP),
-    Contestant("dbdurable", "sync", durable.direct("nothing"), durable.DONE),
-    Contestant("DBOS", "sync", dbos.direct("nothing"), dbos.DONE, "", DBOS_PACKAGE, DBOS_SHARE),
+    Contestant("dbdurable", "sync", durable.direct("nothing"), durable.DONE, tables),
+    Contestant("DBOS", "sync", dbos.direct("nothing"), dbos.DONE, dbos.tables, DBOS_PACKAGE, DBOS_SHARE),
     Contestant("hand", "async", hand.with_async_connections(hand.nothing_async), hand.START_DONE, hand.SETUP),
-    Contestant("dbdurable", "async", durable.adirect("anothing"), durable.DONE),
+    Contestant("dbdurable", "async", durable.adirect("anothing"), durable.DONE, tables),
 )
 
 
@@ -101,7 +122,7 @@ def _jobs(put: str) -> tuple[Contestant, ...]:
     ) -> Contestant:
         package = getattr(peer, "PACKAGE", None)
         opened = through_queue(peer.__name__, enqueue, peer.DONE, work)
-        return Contestant(name, colour, opened, peer.DONE, setup or _tables, package, share)
+        return Contestant(name, colour, opened, peer.DONE, setup or tables, package, share)
 
     if put == "in_bulk":
         return (
@@ -127,12 +148,6 @@ def _jobs(put: str) -> tuple[Contestant, ...]:
         queue("PgQueuer", "", pgqueuer, pgqueuer.one_by_one, pgqueuer.setup),
         queue("PgQueuer", "tuned", pgqueuer, pgqueuer.one_by_one_pool, pgqueuer.setup, "work_tuned"),
     )
-
-
-def _tables(url: str) -> None:
-    """dbdurable's; it makes them at its first use, and what asks for finished jobs may come before."""
-    with durable.application(url) as app:
-        app.durable._runtime.database.prepare()
 
 
 QUEUE_LOAD = Load(
@@ -178,10 +193,10 @@ IDLE_LOAD = Load(
 RESULT_LOAD = Load(
     "result", "an idle queue: from start() to its result", "starts",
     (
-        Contestant("dbdurable, one process", "", latency.here, durable.DONE),
-        Contestant("dbdurable, two processes", "", latency.elsewhere(listens=True), durable.DONE, _tables),
-        Contestant("dbdurable, two processes, polling", "", latency.elsewhere(listens=False), durable.DONE, _tables),
-        Contestant("DBOS, one process", "", latency.dbos_here, dbos.DONE, "", DBOS_PACKAGE),
+        Contestant("dbdurable, one process", "", latency.here, durable.DONE, tables),
+        Contestant("dbdurable, two processes", "", latency.elsewhere(listens=True), durable.DONE, tables),
+        Contestant("dbdurable, two processes, polling", "", latency.elsewhere(listens=False), durable.DONE, tables),
+        Contestant("DBOS, one process", "", latency.dbos_here, dbos.DONE, dbos.tables, DBOS_PACKAGE),
     ),
     workflows, to("dbdurable, one process"), full=20, quick=3, warm_up=2, conditions=("near", "far"),
 )  # fmt: skip
@@ -191,19 +206,19 @@ RESULT_LOAD = Load(
 FAN_LOAD = Load(
     "fan", "fan-out: one workflow of 10,000 branches", "branches",
     (
-        Contestant("dbdurable, steps", "sync", durable.fan, durable.STEPS_ONLY),
-        Contestant("dbdurable, steps", "async", durable.afan("afan"), durable.STEPS_ONLY),
-        Contestant("dbdurable, children", "async", durable.afan("achildren"), durable.CHILDREN_DONE),
-        Contestant("DBOS, children", "sync", dbos.fan, dbos.CHILDREN_DONE, "", DBOS_PACKAGE, 0.05),
+        Contestant("dbdurable, steps", "sync", durable.fan, durable.STEPS_ONLY, tables),
+        Contestant("dbdurable, steps", "async", durable.afan("afan"), durable.STEPS_ONLY, tables),
+        Contestant("dbdurable, children", "async", durable.afan("achildren"), durable.CHILDREN_DONE, tables),
+        Contestant("DBOS, children", "sync", dbos.fan, dbos.CHILDREN_DONE, dbos.tables, DBOS_PACKAGE, 0.05),
     ),
     workflows, to("DBOS, children sync"), full=10_000, quick=40, conditions=("near", "far"),
 )  # fmt: skip
 REPLAY_LOAD = Load(
     "replay", "replay of a workflow of 10,000 steps", "steps",
     (
-        Contestant("dbdurable", "sync", durable.replay("long"), durable.LONG_DONE),
-        Contestant("dbdurable", "async", durable.replay("along"), durable.LONG_DONE),
-        Contestant("DBOS", "sync", dbos.replay, dbos.FORKED_DONE, "", DBOS_PACKAGE, DBOS_SHARE),
+        Contestant("dbdurable", "sync", durable.replay("long"), durable.LONG_DONE, tables),
+        Contestant("dbdurable", "async", durable.replay("along"), durable.LONG_DONE, tables),
+        Contestant("DBOS", "sync", dbos.replay, dbos.FORKED_DONE, dbos.tables, DBOS_PACKAGE, DBOS_SHARE),
     ),
     workflows, to("DBOS sync"), full=10_000, quick=30, conditions=("near", "far"),
 )  # fmt: skip
@@ -212,12 +227,12 @@ REPLAY_LOAD = Load(
 
 RECOVERY_LOAD = Load(
     "recovery", "SIGKILL of an executor: until its workflows run in another", "workflows",
-    (Contestant("dbdurable", "", recover.killed, durable.DONE, _tables),),
+    (Contestant("dbdurable", "", recover.killed, durable.DONE, tables),),
     workflows, to("dbdurable"), full=50, quick=4, warm_up=0, conditions=("near",),
 )  # fmt: skip
 SLEEPING_LOAD = Load(
     "sleeping", "workflows that sleep for a month", "workflows",
-    (Contestant("dbdurable", "", recover.asleep, durable.ASLEEP, _tables),),
+    (Contestant("dbdurable", "", recover.asleep, durable.ASLEEP, tables),),
     workflows, to("dbdurable"), full=1_000_000, quick=100, warm_up=0, conditions=("near",),
 )  # fmt: skip
 

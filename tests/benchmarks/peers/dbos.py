@@ -171,6 +171,12 @@ def replay(url: str, lanes: int) -> Iterator[Run]:
         yield run
 
 
+def tables(url: str) -> None:
+    """Its tables, without a queue: it would be asked once a second."""
+    with launched(url):
+        pass
+
+
 def setup(url: str) -> None:
     """Its tables and its queue, so that clients can enqueue before a worker has been there."""
     with launched(url) as app:
