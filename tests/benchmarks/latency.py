@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dbdurable import Client
 from tests.benchmarks.contest import Opened, Run, Spent
 from tests.benchmarks.peers import dbos, durable
-from tests.benchmarks.queues import Enqueue
+from tests.benchmarks.queues import Enqueue, finished_jobs
 from tests.benchmarks.workers import crew
+from tests.support.wait import wait_until
 
 IDLE_S, IDLE_POLLING_S = (0.3, 0.6), (2.5, 4.0)
 """Pauses before a start, so that the queue is idle and polls come at any moment.
@@ -21,21 +22,26 @@ Polling of dbdurable reaches its longest interval about 2.3 s after the last cla
 DURABLE = durable.__name__
 
 
-def to_first_line(module: str, enqueue: Enqueue, work: str = "work") -> Opened:
-    """From the call that enqueues to the job's first line in another process; the same for all queues."""
+def to_first_line(module: str, enqueue: Enqueue, done: str) -> Opened:
+    """From the call that enqueues to the job's first line in another process; `done` selects the finished jobs."""
 
     @contextmanager
     def opened(url: str, processes: int) -> Iterator[Run]:
-        with enqueue(url) as put, crew(module, work, url, processes) as workers:
+        with (
+            enqueue(url) as put,
+            finished_jobs(url, done) as finished,
+            crew(module, "work", url, processes) as workers,
+        ):
             workers.go()
 
             def run(total: int) -> Spent:
-                samples = list[float]()
+                samples, earlier = list[float](), finished()
                 for _ in range(total):
                     time.sleep(random.uniform(*IDLE_S))
                     before, begun = workers.seen, time.perf_counter()
                     put(1)
                     samples.append(workers.wait(before + 1, timeout_s=60) - begun)
+                wait_until(lambda: finished() >= earlier + total, timeout_s=60, what="the jobs are finished")
                 return Spent({"waiting": sum(samples)}, samples=samples)
 
             yield run

@@ -39,18 +39,18 @@ def tables(url: str) -> None:
         app.durable._runtime.database.prepare()
 
 
-def with_app(setup: Callable[[str], None]) -> Callable[[str], None]:
+def with_table(table: str, setup: Callable[[str], None]) -> Callable[[str], None]:
     """The application's table as well."""
 
     def both(url: str) -> None:
         with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(hand.APP_SETUP)
+            connection.execute(table.encode())
         setup(url)
 
     return both
 
 
-DURABLE_APP, DBOS_APP = with_app(tables), with_app(dbos.tables)
+DURABLE_APP, DBOS_APP = with_table(hand.APP_SETUP, tables), with_table(hand.APP_SETUP, dbos.tables)
 
 # ---- ten steps, and none -------------------------------------------------------------------------------------
 
@@ -174,8 +174,8 @@ BULK_LOAD = replace(
 )
 
 
-def _idle(contestant: Contestant, peer: Any, enqueue: Any, work: str = "work") -> Contestant:
-    return replace(contestant, opened=latency.to_first_line(peer.__name__, enqueue, work))
+def _idle(contestant: Contestant, peer: Any, enqueue: Any) -> Contestant:
+    return replace(contestant, opened=latency.to_first_line(peer.__name__, enqueue, peer.DONE))
 
 
 IDLE_LOAD = Load(
@@ -225,10 +225,11 @@ REPLAY_LOAD = Load(
 
 # ---- fleets --------------------------------------------------------------------------------------------------
 
+SEEN = "create table seen (id uuid, pid integer, victim integer, at timestamptz default clock_timestamp())"
 RECOVERY_LOAD = Load(
-    "recovery", "SIGKILL of an executor: until its workflows run in another", "workflows",
-    (Contestant("dbdurable", "", recover.killed, durable.DONE, tables),),
-    workflows, to("dbdurable"), full=50, quick=4, warm_up=0, conditions=("near",),
+    "recovery", "SIGKILL of one of three busy executors: until its workflows run elsewhere", "kills",
+    (Contestant("dbdurable", "", recover.killed, "select count(distinct victim) from seen", with_table(SEEN, tables)),),
+    workflows, to("dbdurable"), full=5, quick=2, warm_up=0, conditions=("near",),
 )  # fmt: skip
 SLEEPING_LOAD = Load(
     "sleeping", "workflows that sleep for a month", "workflows",
@@ -264,4 +265,6 @@ def unavailable(load: Load) -> str | None:
     """Why this load cannot run with this version, if it cannot."""
     if load.name == "sleeping" and not durable.CAN_SLEEP:
         return "this version of dbdurable has no sleep()"
+    if load.name == "recovery" and recover.fleet_module() is None:
+        return "there is no tests/benchmarks/recovery.py"
     return None

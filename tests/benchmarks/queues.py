@@ -16,17 +16,25 @@ Enqueue = Callable[[str], AbstractContextManager[Run]]
 """`enqueue(url)` yields what puts so many jobs into the queue."""
 
 
+@contextmanager
+def finished_jobs(url: str, done: str) -> Iterator[Callable[[], int]]:
+    """What asks for the number of finished jobs, which `done` selects."""
+    with psycopg.connect(url, autocommit=True) as connection:
+
+        def finished() -> int:
+            row = connection.execute(done.encode()).fetchone()
+            assert row is not None
+            return int(row[0])
+
+        yield finished
+
+
 def through_queue(module: str, enqueue: Enqueue, done: str, work: str = "work") -> Opened:
-    """`done` selects the number of finished jobs. A lane is a worker process."""
+    """A lane is a worker process."""
 
     @contextmanager
     def opened(url: str, processes: int) -> Iterator[Run]:
-        with enqueue(url) as put, psycopg.connect(url, autocommit=True) as connection:
-
-            def finished() -> int:
-                row = connection.execute(done.encode()).fetchone()
-                assert row is not None
-                return int(row[0])
+        with enqueue(url) as put, finished_jobs(url, done) as finished:
 
             def run(total: int) -> Spent:
                 before = finished()

@@ -6,6 +6,7 @@ minutes, Procrastinate to the operator, PgQueuer to a heartbeat timeout of 30 s.
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from tests.benchmarks.peers import durable
 from tests.benchmarks.workers import crew
 from tests.support.wait import wait_until
 
-MODULE = durable.__name__
+WORKERS = 3
 
 
 def _one(connection: psycopg.Connection[Any], query: str) -> int:
@@ -27,29 +28,29 @@ def _one(connection: psycopg.Connection[Any], query: str) -> int:
     return int(row[0])
 
 
+def fleet_module() -> Any:
+    """The fleet of `python -m tests.benchmarks.recovery`, whose workers are killed; None where there is none."""
+    try:
+        return importlib.import_module("tests.benchmarks.recovery")
+    except ModuleNotFoundError:
+        return None
+
+
 @contextmanager
 def killed(url: str, lanes: int) -> Iterator[Run]:
-    """SIGKILL for the process that runs all of them: how long until each of them runs in the other one."""
+    """SIGKILL for one of three busy workers, so often: how long until each of its workflows runs elsewhere."""
+    recovery = fleet_module()
+    recovery.durable.configure(url=url)
+    fleet = recovery.Fleet(url, WORKERS)
+    try:
 
-    def run(total: int) -> Spent:
-        with (
-            psycopg.connect(url, autocommit=True) as connection,
-            crew(MODULE, "work_held", url, 1) as victim,
-            crew(MODULE, "work_held", url, 1) as heir,
-        ):
-            durable.start_held(url, total)
-            victim.go()
-            victim.wait(total)
-            executors = _one(connection, "select count(*) from dbdurable.executor")
-            heir.go()
-            wait_until(lambda: _one(connection, "select count(*) from dbdurable.executor") > executors, timeout_s=30)
-            killed_at = time.perf_counter()
-            victim.kill()
-            samples = [heir.wait(n, timeout_s=120) - killed_at for n in range(1, total + 1)]
-            cpu = heir.cpu_s()
-        return Spent({"kill to run": samples[-1]}, cpu_s=cpu, samples=samples)
+        def run(total: int) -> Spent:
+            samples = [took_s for _ in range(total) for took_s in fleet.kill_one()]
+            return Spent({"recovering": sum(samples)}, samples=samples)
 
-    yield run
+        yield run
+    finally:
+        fleet.close()
 
 
 @contextmanager
@@ -61,7 +62,7 @@ def asleep(url: str, lanes: int) -> Iterator[Run]:
         with (
             enqueue(url) as put,
             psycopg.connect(url, autocommit=True) as connection,
-            crew(MODULE, "work", url, 1) as worker,
+            crew(durable.__name__, "work", url, 1) as worker,
         ):
             waiting = "select count(*) from dbdurable.workflow where status = 'waiting'"
             before = _one(connection, waiting)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.benchmark
 ABOUT = {"processor": "a < b", "Python": "3.11", "commit": "abc"}
 
 
-def figures_of(names: list[str], **more: object) -> dict[str, Figures]:
+def figures_of(names: list[str], **more: Any) -> dict[str, Figures]:
     return {name: Figures([100.0, 300.0, 200.0], [0.5], [1.0], [2.0], **more) for name in names}
 
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from uuid import UUID
 
 from psycopg import AsyncConnection, Connection
 
@@ -124,25 +123,14 @@ class Application:
             await asyncio.to_thread(self.released.wait)
             return await acall(steps)
 
-        @durable.step
-        def hold(n: int) -> int:
-            self.released.wait()
-            return n
-
-        @durable.workflow
-        def held(n: int) -> int:
-            """For recovery: says that it is here, and is held by its step."""
-            tick()
-            return hold(n)
-
         @durable.workflow
         async def sleeper(days: int) -> int:
-            await aio.sleep(days * 86_400.0)  # type: ignore[attr-defined]
+            await aio.sleep(days * 86_400.0)
             return days
 
         self.ten, self.aten, self.outside, self.aoutside = ten, aten, outside, aoutside
         self.nothing, self.anothing, self.long, self.along = nothing, anothing, long, along
-        self.fan, self.afan, self.achildren, self.held, self.sleeper = fan, afan, achildren, held, sleeper
+        self.fan, self.afan, self.achildren, self.sleeper = fan, afan, achildren, sleeper
 
 
 CAN_SLEEP = "sleep" in dbdurable.__all__
@@ -305,19 +293,3 @@ def work_polling(url: str, shift: Shift) -> None:
     """A worker process that hears no notifications."""
     os.environ["DBDURABLE_LISTEN_URL"] = "never"
     work(url, shift)
-
-
-def work_held(url: str, shift: Shift) -> None:
-    """A worker process whose workflows do not end until it ends."""
-    app = Application(url, shift.tick)
-    shift.ready()
-    with app.durable.executor(threads=64):
-        shift.until_end()
-        app.released.set()
-    app.durable.close()
-
-
-def start_held(url: str, count: int) -> list[UUID]:
-    """Workflows for `work_held`."""
-    with application(url) as app:
-        return [handle.id for handle in app.durable.client.start_many([app.held.bind(n) for n in range(count)])]
