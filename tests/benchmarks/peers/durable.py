@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from psycopg import AsyncConnection, Connection
@@ -124,9 +125,9 @@ class Application:
             return await acall(steps)
 
         @durable.workflow
-        async def sleeper(days: int) -> int:
-            await aio.sleep(days * 86_400.0)
-            return days
+        async def sleeper(n: int) -> int:
+            await aio.sleep(timedelta(days=30))
+            return n
 
         self.ten, self.aten, self.outside, self.aoutside = ten, aten, outside, aoutside
         self.nothing, self.anothing, self.long, self.along = nothing, anothing, long, along
