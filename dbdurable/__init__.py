@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         now,
         rng,
         run_step,
+        shield,
         uuid4,
     )
     from dbdurable.definitions import (
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from dbdurable.handle import AsyncHandle, Handle
     from dbdurable.logs import WorkflowFilter, get_logger
     from dbdurable.parallel import fan_out, gather, race
+    from dbdurable.sagas import Saga, saga
     from dbdurable.types import (
         Batch,
         Completion,
@@ -97,6 +99,7 @@ __all__ = [
     "Rate",
     "Retry",
     "RetryAfter",
+    "Saga",
     "Source",
     "Status",
     "Step",
@@ -120,8 +123,10 @@ __all__ = [
     "recv",
     "rng",
     "run_step",
+    "saga",
     "send",
     "set_event",
+    "shield",
     "sleep",
     "sleep_until",
     "uuid4",
@@ -134,7 +139,7 @@ _MODULES = {
     "_executor.executor": "Executor",
     "_io.source": "Source",
     "client": "AsyncClient Client",
-    "context": "CurrentStep CurrentWorkflow current_step current_workflow now rng run_step uuid4",
+    "context": "CurrentStep CurrentWorkflow current_step current_workflow now rng run_step shield uuid4",
     "definitions": "AsyncCall AsyncFunction AsyncStep AsyncTransaction AsyncWorkflow "
     "Call Function Step Transaction Workflow",
     "durable": "Config Durable",
@@ -142,6 +147,7 @@ _MODULES = {
     "handle": "AsyncHandle Handle",
     "logs": "WorkflowFilter get_logger",
     "parallel": "fan_out gather race",
+    "sagas": "Saga saga",
     "types": "Batch Completion Duration Options Queue QueueInfo Rate Retry Status StepInfo WorkflowInfo",
     "waiting": "AsyncPromise Promise progress promise recv send set_event sleep sleep_until",
 }

@@ -4,6 +4,7 @@ from dbdurable.context import arun_step as run_step
 from dbdurable.parallel import afan_out as fan_out
 from dbdurable.parallel import agather as gather
 from dbdurable.parallel import arace as race
+from dbdurable.sagas import asaga as saga
 from dbdurable.waiting import apromise as promise
 from dbdurable.waiting import arecv as recv
 from dbdurable.waiting import asend as send
@@ -11,4 +12,16 @@ from dbdurable.waiting import aset_event as set_event
 from dbdurable.waiting import asleep as sleep
 from dbdurable.waiting import asleep_until as sleep_until
 
-__all__ = ["fan_out", "gather", "promise", "race", "recv", "run_step", "send", "set_event", "sleep", "sleep_until"]
+__all__ = [
+    "fan_out",
+    "gather",
+    "promise",
+    "race",
+    "recv",
+    "run_step",
+    "saga",
+    "send",
+    "set_event",
+    "sleep",
+    "sleep_until",
+]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from random import Random
@@ -17,7 +18,7 @@ from dbdurable._core.retry import as_retry, duration_s
 from dbdurable._executor.calls import Invocation, durable_call, flow_of, require_own_thread
 from dbdurable._executor.definition import Definition
 from dbdurable._executor.runtime import Runtime, check_blocking
-from dbdurable._protocol.frame import StepFrame, WorkflowFrame, current, current_line, is_replaying
+from dbdurable._protocol.frame import StepFrame, WorkflowFrame, current, current_line, is_replaying, shielded
 from dbdurable.errors import NotInWorkflow
 from dbdurable.types import Duration, Retry
 
@@ -32,6 +33,7 @@ __all__ = [
     "now",
     "rng",
     "run_step",
+    "shield",
     "uuid4",
 ]
 
@@ -49,6 +51,35 @@ class CurrentWorkflow:
     """Whether the body has been here before: calls are recorded that it has not made yet. Never in a step."""
 
 
+@contextmanager
+def shield() -> Iterator[None]:
+    """Durable calls inside run although the workflow was cancelled; the first one after the block hears of it.
+
+    A call that is under way when the cancel comes is not interrupted; a transaction among them is rolled back
+    and run again, since nothing that began before the cancel may commit after it.
+
+    Raises:
+        NotInWorkflow: It was used outside of a workflow.
+
+    Example:
+        >>> with shield():                              # doctest: +SKIP
+        ...     receipt = charge(order_id)
+        ...     write_down(order_id, receipt)
+    """
+    frame = current.get()
+    if frame is None:
+        raise NotInWorkflow("shield() was used outside of a workflow: there is no cancel to hold off")
+    if isinstance(frame, StepFrame):  # a step is never cut in two
+        yield
+        return
+    token = shielded.set(frame)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # closed by the garbage collector, after its loop has ended
+            shielded.reset(token)
+
+
 @dataclass(frozen=True, slots=True)
 class CurrentStep:
     """The step or transaction that the calling code belongs to."""
@@ -58,6 +89,8 @@ class CurrentStep:
     attempt: int
     path: tuple[int, ...]
     workflow_id: UUID
+    undoes: UUID | None = None
+    """In a compensation of a step: the idempotency key of what it undoes."""
 
 
 def current_workflow() -> CurrentWorkflow:
@@ -93,6 +126,7 @@ def current_step() -> CurrentStep:
             attempt=frame.attempt,
             path=tuple(int(part) for part in frame.path.split(".")),
             workflow_id=frame.workflow_id,
+            undoes=frame.undoes,
         )
     if isinstance(frame, WorkflowFrame):
         raise NotInWorkflow(

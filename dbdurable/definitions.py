@@ -20,7 +20,8 @@ from dbdurable._executor.calls import (
 from dbdurable._executor.exchange import message_of
 from dbdurable._executor.face import Face
 from dbdurable._executor.runtime import check_blocking
-from dbdurable._executor.talk import awaited
+from dbdurable._executor.talk import awaited, awaited_by
+from dbdurable._executor.undo import arun_compensated, run_compensated
 from dbdurable._io.borrow import arun_in, run_in
 from dbdurable._protocol.call import DurableCall
 from dbdurable._protocol.effects import Flow
@@ -78,6 +79,8 @@ class Function(Face, Generic[P, R_co]):
         if plain is not None and not self.definition.is_async:
             return cast(R_co, plain())
         check_colour(call, frame)
+        if self.definition.compensate is not None:
+            return cast(R_co, run_compensated(call, self.placed(call)))
         return cast(R_co, self.runtime.drive(*self.flow(call)))
 
     def start(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R_co]:
@@ -135,6 +138,9 @@ class AsyncFunction(Face, Generic[P, R_co]):
             plain = plain_call(call, frame)
             if plain is not None:
                 return _acall_plain(plain)
+            if self.definition.compensate is not None:
+                placed = self.placed(call)
+                return awaited_by(lambda: arun_compensated(call, placed), frame, self.name)
             return awaited(self.runtime, self.flow(call), frame, self.name)
 
         def start(self, *args, **kwargs):

@@ -26,6 +26,7 @@ from dbdurable._core.retry import as_retry, duration_s
 from dbdurable._executor.definition import Definition, caller_locals, takes_self
 from dbdurable._executor.executor import Executor
 from dbdurable._executor.runtime import Configuration, Runtime
+from dbdurable._executor.undo import check_compensation
 from dbdurable._io.source import ISOLATION_LEVELS, Source, row_factory_of
 from dbdurable.client import Client
 from dbdurable.definitions import (
@@ -38,7 +39,7 @@ from dbdurable.definitions import (
     Transaction,
     Workflow,
 )
-from dbdurable.errors import BadConfiguration
+from dbdurable.errors import BadArgument, BadConfiguration
 from dbdurable.types import AsyncTx, Duration, Queue, Rate, Retry, SyncTx
 
 P = ParamSpec("P")
@@ -90,6 +91,25 @@ class StepDecorator(Protocol):
     def __call__(
         self, /, *, name: str | None = None, retry: Retry | int | None = None, timeout: Duration | None = None
     ) -> Self: ...
+    @overload
+    def __call__(
+        self,
+        /,
+        *,
+        compensate: Callable[Concatenate[R, P], object],
+        name: str | None = None,
+        retry: Retry | int | None = None,
+        timeout: Duration | None = None,
+    ) -> Compensated[P, R]: ...
+
+
+class Compensated(Protocol[P, R]):
+    """`@durable.step(compensate=undo)`: `undo(result, *arguments)` runs when the body fails or is cancelled."""
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncStep[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Step[P, R]: ...
 
 
 class TransactionDecorator(Protocol):
@@ -278,7 +298,7 @@ _FACES: dict[tuple[str, bool], type[Function[Any, Any]] | type[AsyncFunction[Any
 
 _ALLOWED = {
     "workflow": {"name", "queue", "timeout", "max_attempts"},
-    "step": {"name", "retry", "timeout"},
+    "step": {"name", "retry", "timeout", "compensate"},
     "transaction": {"name", "retry", "timeout", "isolation", "row_factory"},
 }
 
@@ -322,10 +342,13 @@ class _Decorator:
             max_attempts=_check_attempts(options.get("max_attempts", 20)),
             isolation=_check_isolation(options.get("isolation")),
             row_factory=options.get("row_factory"),
+            compensate=options.get("compensate"),
             localns=caller_locals(3),
         )
         if self._kind == "transaction":
             _check_transaction(definition)
+        if definition.compensate is not None:
+            _check_compensate(definition)
         self._runtime.registry.add(definition)
         return _FACES[self._kind, is_async](self._runtime, definition, {}, None, None)
 
@@ -339,6 +362,15 @@ def _check_function(fn: Any, kind: str) -> None:
         raise TypeError(f"@durable.{kind} decorates functions, not {type(fn).__name__}")
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise TypeError(f"{fn.__qualname__} is a generator: return a list, or make each item a step")
+
+
+def _check_compensate(definition: Definition) -> None:
+    try:
+        check_compensation(definition, definition.compensate)
+    except BadArgument as error:
+        raise BadConfiguration(
+            f"step {definition.name}: compensate= takes a function of its result and its arguments: {error}"
+        ) from None
 
 
 def _check_attempts(value: object) -> int:

@@ -31,6 +31,7 @@ __all__ = [
     "RetryAfter",
     "SchemaMismatch",
     "StepTimeout",
+    "UndoFailed",
     "UnknownPromise",
     "UnknownQueue",
     "UnknownWorkflow",
@@ -139,6 +140,13 @@ class WorkflowBlocked(DurableError):
 
 class AttemptsExhausted(DurableError):
     """The workflow's process died `max_attempts` times without progress in between (dead letter)."""
+
+
+class UndoFailed(DurableError):
+    """A workflow failed or was cancelled, and some of its compensations gave up: the message lists what was not undone.
+
+    Its cause is what had ended the workflow.
+    """
 
 
 class RemoteError(DurableError):

@@ -134,6 +134,12 @@ class _Handle:
             raise UnknownWorkflow(f"there is no workflow {id} in this schema")
         return rows[0]
 
+    def hint_cancel(self) -> None:
+        """What runs in this process hears of the cancel at once, not with the next heartbeat."""
+        executor = self.runtime.executor
+        if executor is not None:
+            executor.hint_cancel()
+
     def cancel_flow(self, reason: str) -> Flow[Row]:
         """Cancels it."""
         if not isinstance(reason, str) or "\0" in reason or len(reason) > limits.message_chars_max:
@@ -312,6 +318,7 @@ class Handle(_Handle, Generic[R_co]):
         """Cancels it. Once this returns, no database effect of the workflow commits."""
         check_blocking("handle.cancel()", "await handle.aio.cancel()")
         self.runtime.drive(self.cancel_flow(reason))
+        self.hint_cancel()
 
     def pause(self) -> None:
         """Stops it before its next record, until `resume()`."""
@@ -392,6 +399,7 @@ class AsyncHandle(_Handle, Generic[R_co]):
     async def cancel(self, reason: str = "") -> None:
         """Cancels it. Once this returns, no database effect of the workflow commits."""
         await self.runtime.adrive(self.cancel_flow(reason))
+        self.hint_cancel()
 
     async def pause(self) -> None:
         """Stops it before its next record, until `resume()`."""

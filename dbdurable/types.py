@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar
 from uuid import UUID
 
 R_co = TypeVar("R_co", covariant=True)
@@ -179,6 +179,9 @@ class QueueInfo:
 class Options(TypedDict, total=False):
     """The options of one call; only with `start`: delay, at, expires, priority, partition, cost and key_reuse.
 
+    `timeout`: of a workflow, from its start to its end; of a step, of one attempt. `parent_close`, of a child: it
+    is cancelled when its parent ends, or is left alone even when that is cancelled (neither: only when its parent
+    is cancelled or times out).
     `key`: start once; later starts find the first. `key_reuse=True`: once that has ended, the key starts anew.
     """
 
@@ -195,3 +198,4 @@ class Options(TypedDict, total=False):
     timeout: Duration
     retry: Retry | int
     attributes: Mapping[str, Any]
+    parent_close: Literal["cancel", "abandon"]

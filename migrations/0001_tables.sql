@@ -9,7 +9,7 @@ create type {schema}.step_kind as enum
      'value');
 
 create type {schema}.wait_kind as enum
-    ('start', 'expiry', 'retry', 'sleep', 'message', 'event', 'result');
+    ('start', 'expiry', 'deadline', 'timeout', 'retry', 'sleep', 'message', 'event', 'result');
 
 -- One narrow row an execution. Columns that never change come first, input included: an update then
 -- repeats them as a common prefix in the WAL record. No index holds a column that changes, so updates
@@ -144,6 +144,17 @@ create table {schema}.attention (
 );
 
 create index attention_since on {schema}.attention (since);
+
+-- Workflows that were cancelled, or have ended, and whose children are still to be: one a transaction, by any
+-- executor. "epoch" is the last one whose children are meant: what clean-up starts is left alone.
+create table {schema}.cascade (
+    workflow_id uuid not null,
+    ended       boolean not null,
+    epoch       integer not null,
+    reason      text not null,
+    at          timestamptz not null default clock_timestamp(),
+    primary key (workflow_id, ended)
+);
 
 create table {schema}.message (
     workflow_id uuid not null,

@@ -83,7 +83,8 @@ create function {schema}.start(
     registered   boolean     default false,
     known_queue  boolean     default false,
     cost         integer     default 1,
-    key_reuse    boolean     default false
+    key_reuse    boolean     default false,
+    parent_close text        default null
 ) returns uuid language plpgsql volatile as $$
 #variable_conflict use_column
 declare
@@ -93,6 +94,7 @@ declare
     hash      bytea;
     created   timestamptz := clock_timestamp();
     due       timestamptz := coalesce(start.at, created + start.delay);
+    deadline  timestamptz;
     place     text;
 begin
     select d.* into known from {schema}.definition d where d.name = start.name;
@@ -109,9 +111,13 @@ begin
             'the input of workflow %L must be a JSON object (arguments by name) or an array, not a %s',
             start.name, json_typeof(start.input));
     end if;
-    if start.cost < 0 or start.delay < interval '0' or start.expires <= interval '0' then
+    if start.cost < 0 or start.delay < interval '0' or start.expires <= interval '0' or start.timeout < interval '0' then
         raise exception using errcode = 'DD005', message = format(
-            'cost, delay and expires of a start cannot be negative (workflow %L)', start.name);
+            'cost, delay, expires and timeout of a start cannot be negative (workflow %L)', start.name);
+    end if;
+    if start.parent_close not in ('cancel', 'abandon') then
+        raise exception using errcode = 'DD005', message = format(
+            'parent_close is ''cancel'', ''abandon'' or null, not %L', left(start.parent_close, 80));
     end if;
     if not start.registered or start.key is not null then
         -- The cast also refuses what views could not show as jsonb, such as NUL characters.
@@ -145,13 +151,17 @@ begin
     end if;
     place := coalesce(start.queue, known.queue, 'default');
     perform {schema}.admit(place, 1, start.known_queue or start.queue is null);
+    deadline := created + coalesce(start.timeout, known.timeout);
+    if start.parent_id is not null and start.parent_close is distinct from 'abandon' then
+        deadline := least(deadline, (select p.deadline from {schema}.workflow p where p.id = start.parent_id));
+    end if;
     insert into {schema}.workflow (
-            id, name, queue, partition, priority, max_attempts, parent_id, key, created_at,
+            id, name, queue, partition, priority, max_attempts, parent_id, parent_policy, key, created_at,
             deadline, expires_at, cost, attributes, input, status, epoch, attempt)
         values (
             new_id, start.name, place, start.partition, start.priority,
-            coalesce(start.max_attempts, known.max_attempts, 20), start.parent_id, start.key, created,
-            created + coalesce(start.timeout, known.timeout), created + start.expires, nullif(start.cost, 1),
+            coalesce(start.max_attempts, known.max_attempts, 20), start.parent_id, start.parent_close,
+            start.key, created, deadline, created + start.expires, nullif(start.cost, 1),
             start.attributes, start.input, 'queued', 0, 1)
         on conflict do nothing;
     if not found then
@@ -163,6 +173,9 @@ begin
         insert into {schema}.ready (queue, partition, rank, workflow_id, name)
             values (place, case when start.partition = '' then '' else {schema}.ticket_partition(place, start.partition) end,
                     2 * start.priority + 1, new_id, start.name);
+    end if;
+    if deadline is not null then
+        insert into {schema}.wait (workflow_id, path, kind, due) values (new_id, '~', 'deadline', deadline);
     end if;
     if start.expires is not null then
         insert into {schema}.wait (workflow_id, path, kind, due) values (new_id, '!', 'expiry', created + start.expires);
@@ -220,6 +233,10 @@ begin
     end if;
     insert into {schema}.audit (action, workflow_id, detail)
         values ('cancel', w.id, jsonb_build_object('reason', cancel.reason, 'status', w.status));
+    if w.started_at is not null then
+        insert into {schema}.cascade (workflow_id, ended, epoch, reason)
+            values (w.id, w.status = 'blocked', w.epoch, cancel.reason) on conflict do nothing;
+    end if;
     if w.status = 'running' then
         update {schema}.workflow x set epoch = x.epoch + 1, interrupt = cancel.reason where x.id = w.id;
         return 'running';
@@ -282,6 +299,13 @@ begin
     update {schema}.wait
        set due = clock_timestamp() + remaining, rung = false, remaining = null
      where workflow_id = w.id and remaining is not null;
+    if w.status = 'failed' and w.deadline is not null and w.interrupt is null then
+        -- It has its whole time again.
+        insert into {schema}.wait (workflow_id, path, kind, due)
+            values (w.id, '~', 'deadline', clock_timestamp() + (w.deadline - w.created_at)) on conflict do nothing;
+    end if;
+    update {schema}.workflow x set deadline = t.due
+      from {schema}.wait t where x.id = w.id and t.workflow_id = w.id and t.path = '~';
     update {schema}.limit_key k set used = k.used - 1 where k.queue = w.queue and k.partition = any(w.slots);
     update {schema}.workflow x
        set attempt = 1, finished_at = null, error = null, output = null, slots = null

@@ -69,10 +69,10 @@ select w.id, w.name, a.status::text as status, a.reason, a.since,
        w.error ->> 'type' as error_type, w.error ->> 'message' as error_message,
        w.key, w.queue, w.input::jsonb as input, w.attempt, w.created_at
   from {schema}.attention a join {schema}.workflow w on w.id = a.workflow_id
- where a.status in ('failed', 'blocked');
+ where a.status in ('failed', 'blocked', 'running');
 
 comment on view {schema}.failures is
-    'Workflows that failed or are blocked. select dbdurable.resume(id) lets one go on after the cause is mended.';
+    'Workflows that failed or are blocked, or that run a compensation which keeps failing. select dbdurable.resume(id) lets one go on after the cause is mended.';
 
 create view {schema}.executors as
 select e.id, e.host, e.pid, e.version, e.started_at, e.names, e.queues,

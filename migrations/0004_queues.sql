@@ -146,7 +146,7 @@ begin
     end if;
     select x.* into wrong from {schema}.starts_of(starts) x
      where x.name is null or not x.registered or json_typeof(x.input) not in ('object', 'array')
-        or x.cost < 0 or x.delay < interval '0' or x.expires <= interval '0'
+        or x.cost < 0 or x.delay < interval '0' or x.expires <= interval '0' or x.timeout < interval '0'
      order by x.place limit 1;
     if found then
         raise exception using
@@ -157,7 +157,7 @@ begin
                     format('no executor has registered a workflow named %L (start %s)', left(wrong.name, 200), wrong.place)
                 when json_typeof(wrong.input) not in ('object', 'array') then
                     format('the input of start %s must be a JSON object (arguments by name) or an array', wrong.place)
-                else format('cost, delay and expires of start %s cannot be negative', wrong.place) end;
+                else format('cost, delay, expires and timeout of start %s cannot be negative', wrong.place) end;
     end if;
     for queued in select x.queue, count(*)::integer as many, bool_and(x.known_queue) as known
                     from {schema}.starts_of(starts) x group by 1 order by 1 loop
@@ -203,7 +203,11 @@ begin
     limited as (
         insert into {schema}.wait (workflow_id, path, kind, due)
         select f.new_id, '!', 'expiry', created + f.expires
-          from fresh f join w on w.id = f.new_id where f.expires is not null)
+          from fresh f join w on w.id = f.new_id where f.expires is not null),
+    timed as (
+        insert into {schema}.wait (workflow_id, path, kind, due)
+        select f.new_id, '~', 'deadline', created + f.timeout
+          from fresh f join w on w.id = f.new_id where f.timeout is not null)
     insert into {schema}.ready (queue, partition, rank, workflow_id, name)
     select f.queue, case when f.partition = '' then '' else {schema}.ticket_partition(f.queue, f.partition) end,
            2 * f.priority + 1, f.new_id, f.name

@@ -50,6 +50,10 @@ class Duplicate(Fault):
     """The step has a record already, or the workflow a row."""
 
 
+class Interrupted(Fault):
+    """The call was under way when its workflow was cancelled, and has been ended."""
+
+
 class Transient(Fault):
     """Serialization failure, deadlock or lock timeout: nothing happened, run it again."""
 

@@ -16,7 +16,9 @@ from dbdurable._core.control import Unwind
 from dbdurable._executor.branches import end_branches
 from dbdurable._executor.calls import run_definition
 from dbdurable._executor.definition import Definition
+from dbdurable._executor.undo import aroll_back, roll_back, run_alone
 from dbdurable._io.drive import AsyncDriver, SyncDriver
+from dbdurable._io.inflight import InFlight
 from dbdurable._io.watch import Watch
 from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.frame import WorkflowFrame, branch, current
@@ -82,6 +84,7 @@ class Attempts:
     def add(self, frame: WorkflowFrame, batch: int, claimed: bool) -> None:
         """An attempt begins; direct calls take no slot."""
         frame.park_after_s = self._executor.runtime.settings.park_after_s
+        frame.in_flight = InFlight()
         with self._lock:
             self._frames[frame.id] = frame
             self._batch_of[frame] = batch
@@ -219,7 +222,9 @@ class Attempts:
 
     def flow(self, definition: Definition, frame: WorkflowFrame, input: str) -> Flow[Outcome]:
         """The protocol of one attempt, with the body in its frame."""
-        return attempt(frame, self.body(definition, frame, input), definition.result, self.version)
+        return attempt(
+            frame, self.body(definition, frame, input), definition.result, self.version, self.undo(definition, frame)
+        )
 
     @property
     def version(self) -> str:
@@ -234,11 +239,20 @@ class Attempts:
             args, kwargs = definition.arguments.decode(input)
             if definition.instance is not None:
                 args = (definition.instance, *args)
+            if definition.compensate is not None:
+                return run_alone(self._executor.runtime, definition, frame, args, kwargs)
             return run_definition(self._executor.runtime, definition, frame, args, kwargs)
 
         if definition.is_async:
             return lambda: _ain_frame(frame, invoke, around)
         return lambda: _in_frame(frame, invoke, around)
+
+    def undo(self, definition: Definition, frame: WorkflowFrame) -> Callable[[BaseException], Any]:
+        """How the compensations that a body has left are run, in its frame."""
+        around = self._executor.runtime.configuration.around or nullcontext
+        if definition.is_async:
+            return lambda error: _ain_frame(frame, lambda: aroll_back(frame, frame.undos, error), around)
+        return lambda error: _in_frame(frame, lambda: roll_back(frame, frame.undos, error), around)
 
 
 def _in_frame(frame: WorkflowFrame, invoke: Callable[[], Any], around: Callable[[], Any]) -> Any:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from dbdurable._core.codec import ValueCodec
 from dbdurable._core.ids import step_key
@@ -21,7 +22,7 @@ from dbdurable._executor.definition import Definition
 from dbdurable._executor.runtime import Runtime, check_blocking
 from dbdurable._protocol.call import DurableCall
 from dbdurable._protocol.effects import Flow
-from dbdurable._protocol.frame import Frame, StepFrame, WorkflowFrame, current, current_line
+from dbdurable._protocol.frame import Frame, StepFrame, WorkflowFrame, current, current_line, shielded
 from dbdurable._protocol.step import step
 from dbdurable._protocol.transaction import transaction
 from dbdurable.errors import BadArgument, NotInWorkflow, WrongColour
@@ -36,6 +37,8 @@ class Invocation(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     options: Options
+    undoes: UUID | None = None
+    """The idempotency key of the step that it undoes."""
 
 
 def plain_call(call: Invocation, frame: Frame | None) -> Callable[[], Any] | None:
@@ -115,7 +118,7 @@ def on_a_loop() -> bool:
 
 def durable_call(call: Invocation, frame: WorkflowFrame) -> DurableCall:
     """Takes the call's place in its workflow: now, in program order."""
-    runtime, definition, args, kwargs, options = call
+    runtime, definition, args, kwargs, options, undoes = call
     if definition.kind == "transaction":
         refuse_connection(definition, args[int(definition.method) :])
     line = current_line(frame)
@@ -126,10 +129,11 @@ def durable_call(call: Invocation, frame: WorkflowFrame) -> DurableCall:
         path=path,
         kind=definition.kind,
         name=definition.name,
-        run=_run_of(definition, frame, path, args, kwargs),
+        run=_run_of(definition, frame, path, args, kwargs, undoes),
         codec=definition.result,
         retry=as_retry(options["retry"]) if "retry" in options else definition.retry,
         timeout_s=duration_s(options["timeout"], "timeout=") if "timeout" in options else definition.timeout_s,
+        shielded=shielded.get() is frame,
     )
     if definition.kind == "transaction":
         this.source = runtime.source_for(definition)
@@ -143,7 +147,8 @@ def place_of(
 ) -> DurableCall:
     """The place of a record that no function of the user's is behind: a start, a wait, a message."""
     line = current_line(frame)
-    return DurableCall(frame, line, line.take(), kind, name, _nothing, codec, Retry(1), timeout_s)
+    inside = shielded.get() is frame
+    return DurableCall(frame, line, line.take(), kind, name, _nothing, codec, Retry(1), timeout_s, shielded=inside)
 
 
 def _nothing() -> None:
@@ -170,7 +175,12 @@ def run_definition(
 
 
 def _run_of(
-    definition: Definition, frame: WorkflowFrame, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    definition: Definition,
+    frame: WorkflowFrame,
+    path: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    undoes: UUID | None,
 ) -> Callable[..., Any]:
     """The user's function as the protocol calls it: (attempt) for a step, (attempt, handle) for a transaction."""
 
@@ -184,6 +194,7 @@ def _run_of(
             idempotency_key=lambda: step_key(frame.id, path),
             attempt=attempt,
             handle=handle,
+            undoes=undoes,
         )
         actual = with_handle(definition, args, handle) if definition.kind == "transaction" else args
         if definition.is_async:

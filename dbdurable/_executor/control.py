@@ -48,7 +48,9 @@ class Control:
         self._poll_s_max = executor.runtime.settings.poll_interval_s_max
         self._random = random.Random()  # noqa: S311  (spreads polls, guards nothing)
         self._claims = Claims(executor, self._driver)
-        self._upkeep = Upkeep(self._driver, self._connection, executor.lease.ttl_s, self._stopping.is_set)
+        self._upkeep = Upkeep(
+            self._driver, self._connection, executor.lease.ttl_s, self._stopping.is_set, executor.hint_cancel
+        )
         self._upkeep_at = 0.0
         self.timers = Timers()
         self._thread = threading.Thread(target=self._run, name="dbdurable-control", daemon=True)

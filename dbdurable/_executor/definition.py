@@ -32,6 +32,8 @@ class Definition:
     isolation: str | None = None
     row_factory: Any = None
     localns: Mapping[str, Any] | None = None
+    compensate: Any = None
+    """What undoes it: called with its result and its arguments."""
     instance: Any = None
     """The object of a registered method."""
 

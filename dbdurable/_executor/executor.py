@@ -157,6 +157,10 @@ class Executor:
         self.hint()  # without a free slot the look costs nothing, and makes the next one that is freed look again
         return True
 
+    def hint_cancel(self) -> None:
+        """Something that runs here may have been cancelled."""
+        self.heartbeat.hint()
+
     # -- inside ----------------------------------------------------------------------------------------
 
     def _begin(self) -> Self:

@@ -117,9 +117,16 @@ class Face:
             child = place_of(frame, self.name, "child", ValueCodec.for_annotation(str, "the id of a child"))
             join = place_of(frame, self.name, "join", self.definition.result)
             run = functools.partial(run_child, executor, self.definition, frame)
-            return call_child(child, join, replace(start, parent_id=frame.id), run), self.definition.is_async, join
+            start = replace(start, parent_id=frame.id, parent_close=start.parent_close or "cancel")
+            return call_child(child, join, start, run), self.definition.is_async, join
         this = durable_call(call, require_workflow(self.definition, frame))
         return flow_of(this), self.definition.is_async, this
+
+    def placed(self, call: Invocation) -> tuple[Flow[Any], bool, DurableCall]:
+        """The same for a step."""
+        flow, is_async, this = self.flow(call)
+        assert this is not None
+        return flow, is_async, this
 
     def start_of(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, own_id: bool = True) -> Start:
         """The start that `.start(...)` means."""

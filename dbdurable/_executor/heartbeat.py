@@ -22,11 +22,17 @@ from dbdurable.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
     from dbdurable._executor.executor import Executor
+    from dbdurable._protocol.frame import WorkflowFrame
 
 logger = logging.getLogger("dbdurable")
 
 LOOK_S = 0.25
 """How often it looks between two beats whether its session has ended: peers take that for the process's end."""
+
+
+def _interrupt(frames: list[WorkflowFrame]) -> None:
+    for frame in frames:
+        frame.in_flight.interrupt()
 
 
 class Heartbeat:
@@ -36,6 +42,7 @@ class Heartbeat:
         self._executor = executor
         self._settings = executor.runtime.settings
         self._stop = threading.Event()
+        self._wake = threading.Event()
         # A silent line has to be given up while there is time left to beat over another one.
         patience_s = max(2, round(executor.lease.ttl_s / 5))
         self._connection = executor.runtime.database.own_connection(
@@ -54,11 +61,17 @@ class Heartbeat:
     def stop(self) -> None:
         """Ends the beat and this life of the process: what it still holds may be taken over at once."""
         self._stop.set()
+        self._wake.set()
         self._thread.join(self._settings.beat_interval_s + 5)
+
+    def hint(self) -> None:
+        """Beats at once: something that runs here was cancelled."""
+        self._wake.set()
 
     def _run(self) -> None:
         while True:
             self._failures += 1
+            self._wake.clear()
             try:
                 self.beat()
                 self._failures = 0
@@ -79,11 +92,11 @@ class Heartbeat:
     def _rest(self) -> bool:
         """Until the next beat is due, which is soon when the session has ended; whether the life is over."""
         left_s = self._settings.beat_interval_s
-        while left_s > 0 and not self._stop.is_set():
+        while left_s > 0 and not self._wake.is_set():
             if self._connection.lost:  # others may have lost theirs at the same moment: not all back at once
                 soon_s = LOOK_S * 2 ** min(self._failures, 10)
                 return self._stop.wait(min(left_s, soon_s) * random.random())  # noqa: S311
-            self._stop.wait(min(left_s, LOOK_S))
+            self._wake.wait(min(left_s, LOOK_S))
             left_s -= LOOK_S
         return self._stop.is_set()
 
@@ -125,20 +138,24 @@ class Heartbeat:
 
     def _reconcile(self, held: list[tuple[Any, ...]]) -> None:
         """Cancels come with the answer; ids that are unknown here for two beats are handed back."""
-        unknown = set()
+        executor, unknown = self._executor, set()
+        cancelled: list[WorkflowFrame] = []
         for id, epoch, interrupt, queue, slots in held:
-            frame = self._executor.attempts.find(id)
+            frame = executor.attempts.find(id)
             if frame is None:
                 unknown.add(id)
                 if id in self._unknown:
                     logger.warning("workflow %s is held by this process and unknown to it: handed back", id)
-                    owner = (self._executor.lease.executor_id, epoch)
+                    owner = (executor.lease.executor_id, epoch)
                     self._driver.run(query(HAND_BACK, id, *owner, queue, slots))
             elif interrupt is not None and frame.interrupt is None:
                 # Only the reason: the epoch is adopted where nothing of the old one is in flight, else the
                 # cancel would open the fence for the very transaction that it has to stop.
                 frame.interrupt = interrupt
+                cancelled.append(frame)
         self._unknown = unknown
+        if cancelled:  # on a thread of its own: servers that do not answer must not hold up the beat
+            threading.Thread(target=_interrupt, args=(cancelled,), name="dbdurable-interrupt", daemon=True).start()
 
     def _new_life(self) -> None:
         executor = self._executor

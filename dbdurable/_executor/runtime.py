@@ -8,11 +8,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from dbdurable._core.control import Lost
 from dbdurable._executor.definition import Definition
 from dbdurable._executor.registry import Registry, in_notebook
 from dbdurable._executor.waiters import Waiters
@@ -220,8 +221,7 @@ class Runtime:
     def _drive(self, flow: Flow[R], own_async: bool | None = None) -> R:
         if own_async:
             loop = self._user_loop()
-            future = asyncio.run_coroutine_threadsafe(self._adriver().run(flow), loop)
-            return future.result()
+            return _taken(asyncio.run_coroutine_threadsafe(_carried(self._adriver().run(flow)), loop).result())
         return self._driver().run(flow)
 
     async def adrive(self, flow: Flow[R], own_async: bool | None = None, this: DurableCall | None = None) -> R:
@@ -251,8 +251,8 @@ class Runtime:
             pool = executor.step_threads if executor is not None else None
             return await run_in_thread(pool, lambda: self._driver().run(flow))
         if own_async and (loop := self._user_loop()) is not asyncio.get_running_loop():
-            future = asyncio.run_coroutine_threadsafe(self._adriver().run(flow), loop)
-            return await asyncio.wrap_future(future)
+            future = asyncio.run_coroutine_threadsafe(_carried(self._adriver().run(flow)), loop)
+            return _taken(await asyncio.wrap_future(future))
         return await self._adriver().run(flow)
 
     def _driver(self) -> SyncDriver:
@@ -284,6 +284,21 @@ class _seen:  # noqa: N801  (a context manager; contextlib's costs ten times as 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None or issubclass(kind, (Exception, Cancelled)):
             self._this.frame.saw(self._this.written_us)
+
+
+async def _carried(work: Coroutine[Any, Any, R]) -> tuple[R | None, asyncio.CancelledError | None]:
+    """Futures tell of a cancellation without its class and reason: the library's own are carried as values."""
+    try:
+        return await work, None
+    except (Cancelled, Lost) as stop:
+        return None, stop
+
+
+def _taken(carried: tuple[R | None, asyncio.CancelledError | None]) -> R:
+    value, stop = carried
+    if stop is not None:
+        raise stop
+    return cast(R, value)
 
 
 _PSYCOPG = PsycopgSource()

@@ -15,7 +15,7 @@ from dbdurable._core.retry import duration_s
 from dbdurable._core.show import shown
 from dbdurable._executor.definition import Definition
 from dbdurable._executor.runtime import Runtime
-from dbdurable._protocol.frame import StepFrame, current
+from dbdurable._protocol.frame import StepFrame, WorkflowFrame, current
 from dbdurable._protocol.start import Start
 from dbdurable.errors import BadArgument
 from dbdurable.types import Options
@@ -71,13 +71,14 @@ def build_start(
         known_queue=queue_name is None or runtime.registry.knows_queue(queue_name),
         cost=_cost(options.get("cost", 1)),
         key_reuse=_key_reuse(options),
+        parent_close=_parent_close(options),
         minted="id" not in options,
     )
 
 
 def refuse_start_options(options: Options, name: str, kind: str) -> None:
     """Options that say when and where to start mean nothing for a call that runs here and now."""
-    allowed = ("key", "id", "timeout", "attributes") if kind == "workflow" else ("retry", "timeout")
+    allowed = ("key", "id", "timeout", "attributes", "parent_close") if kind == "workflow" else ("retry", "timeout")
     for option in options:
         if option not in allowed:
             raise BadArgument(
@@ -121,6 +122,17 @@ def _key_reuse(options: Options) -> bool:
     if reuse and "key" not in options:
         raise BadArgument("key_reuse=True says what becomes of a key: pass key= too")
     return reuse
+
+
+def _parent_close(options: Options) -> str | None:
+    policy: object = options.get("parent_close")
+    if policy is None:
+        return None
+    if policy not in ("cancel", "abandon"):
+        raise BadArgument(f"parent_close= takes 'cancel' or 'abandon', not {shown(policy)}")
+    if not isinstance(current.get(), WorkflowFrame):
+        raise BadArgument("parent_close= says what becomes of a child: it goes with a start in a workflow's body")
+    return str(policy)
 
 
 def _cost(value: object) -> int:

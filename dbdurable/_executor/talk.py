@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, cast
 
 from dbdurable._core.codec import ValueCodec
@@ -88,6 +88,11 @@ def awaited(
     runtime: Runtime, call: tuple[Flow[Any], bool | None, DurableCall | None], frame: Any, name: str
 ) -> Coroutine[Any, Any, Any]:
     """The coroutine of a call; one that is never awaited is named when the workflow's body ends."""
+    return awaited_by(lambda: runtime.adrive(*call), frame, name)
+
+
+def awaited_by(perform: Callable[[], Awaitable[Any]], frame: Any, name: str) -> Coroutine[Any, Any, Any]:
+    """The same of whatever makes the call."""
     token = object()
     if isinstance(frame, WorkflowFrame):
         frame.unawaited[id(token)] = name
@@ -95,7 +100,7 @@ def awaited(
     async def run() -> Any:
         if isinstance(frame, WorkflowFrame):
             frame.unawaited.pop(id(token), None)
-        return await runtime.adrive(*call)
+        return await perform()
 
     coroutine: Any = run()
     coroutine.__qualname__ = name  # what Python's own warning calls it

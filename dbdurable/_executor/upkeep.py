@@ -6,28 +6,40 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from dbdurable._core.control import Transient
 from dbdurable._executor.runtime import boottime
 from dbdurable._io.drive import SyncDriver
 from dbdurable._io.pool import OwnConnection
-from dbdurable._protocol.effects import Query, Row, query
+from dbdurable._protocol.effects import Query, Row, flight, query
 from dbdurable._sql import executor as sql
+from dbdurable._sql.cancel import CASCADED, CASCADES, CHILDREN, DEADLINES
+from dbdurable._sql.workflow import CANCEL, RIDE_TIMEOUT
+from dbdurable.errors import UnknownWorkflow
 
 logger = logging.getLogger("dbdurable")
 
 SIGHTINGS_APART_S = 1.0
 FORGET_KEYS_EVERY = 30
+CHILDREN_MAX = 200
+"""Children of one workflow that are cancelled in one round."""
 
 
 class Upkeep:
     """Rides with a look at the queues. Replicas share the work: they skip the rows that others hold."""
 
     def __init__(
-        self, driver: SyncDriver, connection: OwnConnection, ttl_s: float, stopping: Callable[[], bool]
+        self,
+        driver: SyncDriver,
+        connection: OwnConnection,
+        ttl_s: float,
+        stopping: Callable[[], bool],
+        hint_cancel: Callable[[], None],
     ) -> None:
         self._driver = driver
         self._connection = connection
         self._ttl_s = ttl_s
         self._stopping = stopping
+        self._hint_cancel = hint_cancel
         self._sure_from = (1, 0.0)
         """Under which session of its own, and since when, the end of others' says something."""
         self._seen: dict[tuple[Any, ...], float] = {}
@@ -43,6 +55,8 @@ class Upkeep:
             Query(sql.DECLARE_EXPIRED, ()),
             Query(sql.RECOVER, ()),
             Query(sql.EXPIRE, ()),
+            Query(DEADLINES, ()),
+            Query(CASCADES, ()),
             Query(sql.GIVE_BACK, ()),
             Query(sql.REFILE, (queues,)),
             Query(sql.FORGET, ()),
@@ -53,7 +67,7 @@ class Upkeep:
 
     def take(self, answers: list[list[Row]]) -> bool:
         """Goes on with what was found; whether there may be new work to claim."""
-        suspects, expired, recovered, _, given, refiled, *_rest = answers
+        suspects, expired, recovered, _, late, cascades, given, refiled, *_rest = answers
         declared = expired + self._declare_seen(suspects)
         for _id, host, pid in declared:
             logger.warning("executor %s:%s is dead: its workflows are taken over", host, pid)
@@ -63,7 +77,29 @@ class Upkeep:
             taken, failed = taken + more, failed + gave_up
         if taken:
             logger.warning("recovered %d workflows of dead executors (%d gave up)", taken, failed)
-        return bool(declared or taken or given or refiled)
+        requeued = any(status != "running" for _, status in late)
+        reached = self._cascade(cascades)
+        if late or reached:
+            self._hint_cancel()
+        return bool(declared or taken or requeued or reached or given or refiled)
+
+    def _cascade(self, cascades: list[Row]) -> int:
+        """Cancels children of what was cancelled or has ended: each in a transaction of its own, some a round."""
+        reached = 0
+        for parent, ended, epoch, reason in cascades:
+            children = self._driver.run(query(CHILDREN, parent, ended, epoch, CHILDREN_MAX))
+            waiting = 0
+            for (child,) in children:
+                if self._stopping():
+                    return reached
+                try:
+                    self._driver.run(flight(Query(RIDE_TIMEOUT, ()), Query(CANCEL, (child, reason))))
+                    reached += 1
+                except (Transient, UnknownWorkflow):  # somebody holds its row: in the next round
+                    waiting += 1
+            if not waiting and len(children) < CHILDREN_MAX:
+                self._driver.run(query(CASCADED, parent, ended))
+        return reached
 
     def _recover_rest(self) -> tuple[int, int]:
         """What was declared just now, and what did not fit into the first batch: until no lease row is cleared.

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
+from dbdurable._core.control import Interrupted
 from dbdurable._io.database import Database
 from dbdurable._io.faults import drop_read_only, raise_meaning
 from dbdurable._io.flight import fly
@@ -45,6 +46,10 @@ R = TypeVar("R")
 
 STOP_LOOK_S = 0.1
 """How often an asynchronous pause looks whether it should end early."""
+
+
+OVER_LOOK_S = 0.25
+"""How often a synchronous pause looks whether what it waits for is over."""
 
 
 class UserStopIteration(RuntimeError):
@@ -127,8 +132,10 @@ class SyncDriver:
         return self._unit.handle
 
     def _call(self, effect: Call) -> Any:
-        unit = self._unit
+        unit, in_flight = self._unit, effect.in_flight
         self._reached("before call", effect.name, unit and unit.connection)
+        if unit is not None and in_flight is not None:
+            in_flight.enter(unit, lambda: _cancel(unit))
         function = effect.function if unit is None else lambda: _inside(unit, effect.function)
         try:
             if effect.timeout_s is None:
@@ -143,6 +150,9 @@ class SyncDriver:
             if unit is not None:
                 drop_read_only(error, unit.connection)
             raise
+        finally:
+            if unit is not None and in_flight is not None:
+                in_flight.leave(unit)
         if unit is not None:
             unit.settle()
         self._reached("after call", effect.name, unit and unit.connection)
@@ -175,11 +185,15 @@ class SyncDriver:
     def _pause(self, effect: Pause) -> None:
         if effect.waiter is not None:
             effect.waiter.wait(effect.delay_s)
-        elif self._stopping is None:
-            time.sleep(effect.delay_s)
-        else:
-            if self._stopping.wait(effect.delay_s):
-                time.sleep(min(effect.delay_s, STOP_LOOK_S))  # shorter, but a wait: the database may be away
+            return
+        end = time.monotonic() + effect.delay_s
+        while (left_s := end - time.monotonic()) > 0 and not (effect.over is not None and effect.over()):
+            wait_s = left_s if effect.over is None else min(left_s, OVER_LOOK_S)
+            if self._stopping is None:
+                time.sleep(wait_s)
+            elif self._stopping.wait(wait_s):
+                time.sleep(min(left_s, STOP_LOOK_S))  # shorter, but a wait: the database may be away
+                return
 
 
 class AsyncDriver:
@@ -270,24 +284,31 @@ class AsyncDriver:
         return self._unit.handle
 
     async def _call(self, effect: Call) -> Any:
-        unit = self._unit
+        unit, interrupt = self._unit, _AsyncInterrupt()
         self._reached("before call", effect.name, unit and unit.connection)
         if unit is not None:
             unit.enter()
         try:
             async with asyncio.timeout(effect.timeout_s) as limit:
+                if effect.in_flight is not None:
+                    interrupt.of(limit)
+                    effect.in_flight.enter(interrupt, interrupt)
                 value = effect.function()
                 if inspect.isawaitable(value):
                     value = await value
         except TimeoutError as error:
             if not limit.expired():
                 raise
+            if interrupt.done:
+                raise Interrupted(f"step {effect.name} was interrupted") from None
             raise StepTimeout(f"step {effect.name} took longer than {effect.timeout_s:g} s") from error
         except Exception as error:
             if unit is not None:
                 drop_read_only(error, unit.connection)
             raise
         finally:
+            if effect.in_flight is not None:
+                effect.in_flight.leave(interrupt)
             if unit is not None:
                 unit.leave()
         if unit is not None:
@@ -328,6 +349,8 @@ class AsyncDriver:
             if self._stopping is not None and self._stopping.is_set():
                 await asyncio.sleep(min(left_s, STOP_LOOK_S))
                 return
+            if effect.over is not None and effect.over():
+                return
             await asyncio.sleep(left_s if self._stopping is None else min(left_s, STOP_LOOK_S))
 
     async def _rest(self, effect: Rest) -> None:
@@ -348,6 +371,34 @@ def _async_riders(database: Database) -> AsyncRiders:
     if found is None:
         found = database.async_riders[loop] = AsyncRiders(AsyncDriver(database, rides=False).flush)
     return found
+
+
+def _cancel(unit: SyncUnit) -> None:
+    """Ends the statement that the transaction runs just now; without an answer its fence ends it later."""
+    with contextlib.suppress(psycopg.Error):
+        unit.cancel()
+
+
+class _AsyncInterrupt:
+    """Ends asynchronous code from any thread, as if its time were over."""
+
+    __slots__ = ("_limit", "_loop", "done")
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def of(self, limit: asyncio.Timeout) -> None:
+        """The code inside of this block."""
+        self._limit, self._loop = limit, asyncio.get_running_loop()
+
+    def __call__(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the block is left already
+            self._limit.reschedule(self._loop.time())
+            self.done = True
 
 
 def _inside(unit: SyncUnit, function: Callable[[], Any]) -> Any:

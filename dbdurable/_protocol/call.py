@@ -29,6 +29,10 @@ PROGRESS = "!progress"
 _CANCELLED = '{"type": "Cancelled", "module": "dbdurable.errors", "message": '
 
 
+LOOK_S = 0.5
+"""How often a wait in memory looks whether its attempt, or its branch, is over."""
+
+
 @dataclass(slots=True, eq=False)
 class DurableCall:
     """One call of a step or transaction, at its place in its workflow."""
@@ -55,8 +59,19 @@ class DurableCall:
     """When its record was written, once it is there; microseconds since 1970."""
     cleans_up: bool = False
     """Whether it began after the body had seen a cancel."""
+    shielded: bool = False
+    """Whether it runs although the workflow was cancelled."""
+    undoes: str | None = None
+    """What it undoes, in words; such a call is tried until it works."""
+    epoch: int = 0
+    """The epoch under which it began: a cancel in the meantime fences it, whatever others do."""
     left: bool = False
     """Whether its branch is not needed any more: nothing of it should commit from here on."""
+
+    @property
+    def in_flight(self) -> Any:
+        """Where its code says how to interrupt it; None where a cancel does not: shielded, or clean-up."""
+        return None if self.shielded or self.cleans_up else self.frame.in_flight
 
     def give_up_seq(self) -> None:
         """What was sent has come to nothing and something long is ahead: others need not wait for it."""
@@ -96,7 +111,11 @@ def may_begin(this: DurableCall) -> Flow[Record | None]:
     if this.left:
         raise Lost("the workflow goes on without this branch")
     if frame.interrupt is not None and not frame.interrupted:
-        return (yield from deliver_cancel(this))
+        if not this.shielded:
+            return (yield from deliver_cancel(this))
+        if not frame.adopted:
+            yield from resync(frame)
+    this.epoch = frame.epoch
     return None
 
 
@@ -113,13 +132,20 @@ def replayed(this: DurableCall, record: Record) -> Any:
 
 def fenced(this: DurableCall) -> Flow[Any]:
     """The row is not ours under this epoch any more: cancelled under us, or taken over."""
-    return replayed(this, (yield from refused(this)))
-
-
-def refused(this: DurableCall) -> Flow[Record]:
-    """The same where the record that somebody else wrote meanwhile is what the call ends with."""
     yield from resync(this.frame)
-    return (yield from deliver_cancel(this))
+    return replayed(this, (yield from deliver_cancel(this)))
+
+
+def goes_on(this: DurableCall) -> Flow[bool]:
+    """After a refusal: whether a shielded call is to be made again, under the epoch of the cancel."""
+    frame, refused = this.frame, this.epoch
+    yield from resync(frame)
+    if not this.shielded:
+        return False
+    if frame.epoch == refused:
+        raise frame.unwind(LeaseLost(f"workflow {frame.id} was refused under its own epoch"))
+    this.epoch = frame.epoch
+    return True
 
 
 def deliver_cancel(this: DurableCall) -> Flow[Record]:
@@ -234,16 +260,26 @@ def record_failure(this: DurableCall, seq: int, attempts: int, elapsed_s: float,
     """The error of a call whose statements were rolled back: fenced, in a transaction of its own. Raises it."""
     text, seen = settle_failure(error)
     frame = this.frame
-    owner = (frame.lease.executor_id, frame.epoch)
-    record = (frame.id, this.path, seq, this.kind, this.name, attempts, *owner, None, text, elapsed_s)
+    call = (frame.id, this.path, seq, this.kind, this.name, attempts, frame.lease.executor_id)
     try:
-        rows = yield from steadfast(RECORD_FENCED, *record, frame=frame)
+        rows = yield from steadfast(RECORD_FENCED, *call, this.epoch, None, text, elapsed_s, frame=frame)
     except Fenced:
-        return (yield from fenced(this))
+        if not (yield from goes_on(this)):
+            return replayed(this, (yield from deliver_cancel(this)))
+        return (yield from record_failure(this, seq, attempts, elapsed_s, error))
     except Duplicate:
         return (yield from adopt(this))  # it had committed after all
     this.written_us = rows[0][0]
     raise seen
+
+
+def nap(this: DurableCall, delay_s: float) -> Flow[None]:
+    """Waits before another attempt; what ends the call, or the attempt of its workflow, ends it early."""
+
+    def over() -> bool:
+        return this.left or (this.frame.interrupt is not None and this.in_flight is not None)
+
+    yield from pause(delay_s, over=over)
 
 
 def read_record(this: DurableCall) -> Flow[Record | None]:

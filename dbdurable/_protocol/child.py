@@ -8,13 +8,23 @@ from uuid import UUID
 
 from dbdurable._core.control import Duplicate, Fenced
 from dbdurable._core.journal import Record
-from dbdurable._protocol.call import DurableCall, adopt, fenced, may_begin, recall, record_failure, replayed
+from dbdurable._protocol.call import (
+    DurableCall,
+    adopt,
+    deliver_cancel,
+    goes_on,
+    may_begin,
+    recall,
+    record_failure,
+    replayed,
+)
 from dbdurable._protocol.effects import Flow
-from dbdurable._protocol.ownership import steadfast
+from dbdurable._protocol.frame import WorkflowFrame
+from dbdurable._protocol.ownership import resync, steadfast
 from dbdurable._protocol.start import FINAL, Start, outcome_of
 from dbdurable._protocol.wait import await_, ended
-from dbdurable._sql.workflow import OUTCOME, START_CHILD, START_CHILD_AND_SEND
-from dbdurable.errors import DurableError, UnknownWorkflow, WaitTimeout
+from dbdurable._sql.workflow import OUTCOME, OWNERSHIP, START_CHILD, START_CHILD_AND_SEND
+from dbdurable.errors import DurableError, UnknownWorkflow, WaitTimeout, WorkflowCancelled
 from dbdurable.types import Status
 
 RunChild = Callable[[UUID], Flow[bool]]
@@ -28,22 +38,28 @@ def start_child(this: DurableCall, start: Start, message: tuple[Any, ...] = ()) 
     """
     record = yield from recall(this)
     frame = this.frame
-    if record is None:
+    while record is None:
         seq = frame.next_seq(this)
-        owner = (frame.id, this.path, seq, frame.lease.executor_id, frame.epoch, this.kind)
+        owner = (frame.id, this.path, seq, frame.lease.executor_id, this.epoch, this.kind, start.parent_close)
         try:
             statement = START_CHILD_AND_SEND if message else START_CHILD
             rows = yield from steadfast(statement, *start.params, *owner, *message, frame=frame)
             id, this.written_us = rows[0]
-            return UUID(id)
+            return _begun(this, start, UUID(id))
         except Fenced:
-            return UUID((yield from fenced(this)))
+            if not (yield from goes_on(this)):
+                return UUID(replayed(this, (yield from deliver_cancel(this))))
         except Duplicate:
-            return UUID((yield from adopt(this)))
+            return _begun(this, start, UUID((yield from adopt(this))))
         except DurableError as refused:  # its key is taken, say: an outcome like any other
             return UUID((yield from record_failure(this, seq, 1, 0.0, refused)))
-    assert record is not None
-    return UUID(replayed(this, record))
+    return _begun(this, start, UUID(replayed(this, record)))
+
+
+def _begun(this: DurableCall, start: Start, id: UUID) -> UUID:
+    if start.parent_close == "cancel":
+        this.frame.closing.add(id)
+    return id
 
 
 def call_child(this: DurableCall, join: DurableCall, start: Start, run_child: RunChild) -> Flow[Any]:
@@ -89,8 +105,18 @@ def _look(join: DurableCall, id: UUID, run_child: RunChild, begun: float) -> Flo
             name, status, output, error, reason = rows[0]
             if status not in FINAL:
                 return None
+            frame.closing.discard(id)
             value = outcome_of(id, name, status, output, error, reason, join.codec)
             text, _ = join.codec.settle(value, join.what)
         except Exception as failure:
+            if isinstance(failure, WorkflowCancelled) and not join.shielded and (yield from _was_cancelled(frame)):
+                yield from resync(frame)  # the parent's own cancel has reached the child first
+                return (yield from deliver_cancel(join))
             return (yield from ended(join, frame.lease.now() - begun, error=failure))
         return (yield from ended(join, frame.lease.now() - begun, text=text))
+
+
+def _was_cancelled(frame: WorkflowFrame) -> Flow[bool]:
+    """Whether the body is about to see a cancel of its own workflow."""
+    rows = yield from steadfast(OWNERSHIP, frame.id, frame=frame)
+    return bool(rows) and rows[0][3] is not None and not frame.interrupted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
@@ -46,6 +46,8 @@ class Call:
     function: Callable[[], Any]
     timeout_s: float | None = None
     name: str = ""
+    in_flight: Any = None
+    """Where it says that it can be interrupted, and how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +108,14 @@ class Waiting(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Wait; shutdown and loss of the lease end it early, or whoever knows that there is something to see."""
+    """Wait; shutdown and loss of the lease end it early, or whoever knows that there is something to see.
+
+    `over` is looked at now and then, and ends it too.
+    """
 
     delay_s: float
     waiter: Waiting | None = None
+    over: Callable[[], bool] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +148,9 @@ def begin(source: Any, isolation: str | None, row_factory: Any, path: str, step:
     return handle
 
 
-def call(function: Callable[[], R], timeout_s: float | None = None, name: str = "") -> Flow[R]:
-    """What the user's function returns, or raises."""
-    value: R = yield Call(function, timeout_s, name)
+def call(function: Callable[[], R], timeout_s: float | None = None, name: str = "", in_flight: Any = None) -> Flow[R]:
+    """What the user's function returns, or raises; Interrupted, where it was ended by a cancel."""
+    value: R = yield Call(function, timeout_s, name, in_flight)
     return value
 
 
@@ -166,9 +172,9 @@ def append(executor_id: UUID, record: StepRecord) -> Flow[Appended]:
     return answer
 
 
-def pause(delay_s: float, waiter: Waiting | None = None) -> Flow[None]:
+def pause(delay_s: float, waiter: Waiting | None = None, *, over: Callable[[], bool] | None = None) -> Flow[None]:
     """Waits."""
-    yield Pause(delay_s, waiter)
+    yield Pause(delay_s, waiter, over)
 
 
 def rest(watch: Any, delay_s: float) -> Flow[None]:

@@ -79,6 +79,14 @@ class WorkflowFrame:
     """Why it was cancelled, once that is known here."""
     interrupted: bool = False
     """Whether the body has seen the cancel already."""
+    adopted: bool = False
+    """Whether `epoch` is known to be the one that began with the cancel."""
+    in_flight: Any = None
+    """What a cancel interrupts just now; `_io.inflight`, opaque here."""
+    closing: set[UUID] = field(default_factory=set)
+    """Children that are cancelled when the workflow ends before them, however it ends."""
+    undos: list[Any] = field(default_factory=list)
+    """What undoes the steps of the body, outside of any `saga()`, in the order in which they were made."""
     unwinding: Unwind | None = None
     """Set once the attempt is over for the body: every durable call raises it again."""
     unawaited: dict[int, str] = field(default_factory=dict)
@@ -142,6 +150,8 @@ class StepFrame:
     """How many workflows this attempt has started."""
     handle: Any = None
     """The connection or session of a transaction."""
+    undoes: UUID | None = None
+    """The idempotency key of the step that it undoes."""
 
 
 Frame = WorkflowFrame | StepFrame
@@ -149,6 +159,18 @@ Frame = WorkflowFrame | StepFrame
 current: ContextVar[Frame | None] = ContextVar("dbdurable_frame", default=None)
 branch: ContextVar[tuple[WorkflowFrame, Line] | None] = ContextVar("dbdurable_branch", default=None)
 """The line that calls of this task count on; the frame's own line when unset."""
+
+
+shielded: ContextVar[WorkflowFrame | None] = ContextVar("dbdurable_shielded", default=None)
+"""The attempt whose durable calls run here although it was cancelled; a child that runs inside is another one."""
+saga: ContextVar[tuple[WorkflowFrame, list[Any]] | None] = ContextVar("dbdurable_saga", default=None)
+"""Where compensations made here are registered; the frame's own list when unset."""
+
+
+def undos_here(frame: WorkflowFrame) -> list[Any]:
+    """What a compensation made here is added to."""
+    found = saga.get()
+    return found[1] if found is not None and found[0] is frame else frame.undos
 
 
 def current_line(frame: WorkflowFrame) -> Line:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from dbdurable._core.control import Duplicate, Fenced
 from dbdurable._core.journal import Record
-from dbdurable._protocol.call import DurableCall, read_record, recall, refused, replayed, written
+from dbdurable._protocol.call import DurableCall, deliver_cancel, goes_on, read_record, recall, replayed, written
 from dbdurable._protocol.effects import Flow, Row
 from dbdurable._protocol.frame import WorkflowFrame
 from dbdurable._protocol.ownership import steadfast
@@ -34,11 +34,13 @@ def say(this: DurableCall, statement: Statement, *params: Any) -> Flow[Record]:
     """A statement that tells others something and records that it did, fenced; sent again it finds itself."""
     frame = this.frame
     place = (frame.id, this.path, frame.next_seq(this), this.kind, this.name)
-    owner = (frame.lease.executor_id, frame.epoch)
+    owner = (frame.lease.executor_id, this.epoch)
     try:
         rows = yield from steadfast(statement, *place, *owner, *params, frame=frame)
     except Fenced:
-        return (yield from refused(this))
+        if (yield from goes_on(this)):
+            return (yield from say(this, statement, *params))
+        return (yield from deliver_cancel(this))
     except Duplicate:
         return (yield from written(this))
     except DurableError as error:  # nobody is there to read it, say: an outcome like any other
@@ -89,11 +91,11 @@ def receive(this: DurableCall, timeout_s: float | None, default: Any) -> Flow[An
         if not rows[0][0]:
             return None
         place = (frame.id, this.path, frame.next_seq(this), this.kind, this.name)
-        owner = (frame.lease.executor_id, frame.epoch)
+        owner = (frame.lease.executor_id, this.epoch)
         try:
             rows = yield from steadfast(sql.RECEIVE, *place, *owner, this.name, frame=frame)
         except Fenced:
-            return (yield from refused(this))
+            return None if (yield from goes_on(this)) else (yield from deliver_cancel(this))
         if rows:
             return new_here(this, place[2], *rows[0])
         # Another branch was first; or it was this very statement, and its answer was lost.

@@ -45,15 +45,17 @@ def persist(frame: WorkflowFrame, statement: Statement, *params: Any) -> Flow[li
 def resync(frame: WorkflowFrame) -> Flow[None]:
     """After a refusal: adopts the new epoch when the workflow was cancelled under this executor.
 
+    Calls that are under way keep the epoch under which they began: what they do in the database stays refused.
+
     Raises `LeaseLost` when somebody else decides by now (taken over, paused, finished).
     """
     rows = yield from steadfast(OWNERSHIP, frame.id, frame=frame)
     if rows:
         status, executor_id, epoch, interrupt = rows[0]
         # A cancel moves the epoch by one. Further on, it is another claim by this same executor.
-        still_mine = executor_id == frame.lease.executor_id and epoch == frame.epoch + 1
-        if status == "running" and still_mine and interrupt is not None:
-            frame.epoch, frame.interrupt = epoch, interrupt
+        cancelled = epoch == frame.epoch + 1 or (epoch == frame.epoch and frame.interrupt is not None)
+        if status == "running" and executor_id == frame.lease.executor_id and cancelled and interrupt is not None:
+            frame.epoch, frame.interrupt, frame.adopted = epoch, interrupt, True
             return
         if status == "running" and (executor_id, epoch) == (frame.lease.executor_id, frame.epoch) and frame.interrupt:
             return  # another branch of this body has adopted it meanwhile

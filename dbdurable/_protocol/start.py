@@ -73,6 +73,8 @@ class Start:
     attributes: str | None = None
     max_attempts: int | None = None
     parent_id: UUID | None = None
+    parent_close: str | None = None
+    """What becomes of a child: 'cancel', 'abandon', or None (cancelled with its parent, else left alone)."""
     registered: bool = True
     known_queue: bool = True
     cost: int = 1
@@ -129,7 +131,7 @@ def start(this: Start) -> Flow[UUID]:
 def unkeyed_start(this: Start, executor_id: UUID, batch: int) -> Query:
     """The start of a direct call without a key, to ride its first commit."""
     return Query(
-        sql.START_HERE_UNKEYED,
+        sql.START_HERE_UNKEYED if this.timeout_s is None else sql.START_HERE_TIMED,
         (
             this.id,
             this.name,

@@ -5,19 +5,23 @@ from __future__ import annotations
 from time import monotonic
 from typing import Any
 
+from dbdurable._core.control import Interrupted
 from dbdurable._core.failure import settle_failure
 from dbdurable._protocol.call import (
     DurableCall,
     adopt,
     appended,
+    fenced,
     may_begin,
+    nap,
     new_record,
     recall,
     replayed,
     retry_delay_s,
 )
-from dbdurable._protocol.effects import Flow, call, pause
+from dbdurable._protocol.effects import Flow, call
 from dbdurable._protocol.ownership import ensure_started, resync
+from dbdurable._protocol.undo import complain
 
 
 def step(this: DurableCall) -> Flow[Any]:
@@ -30,13 +34,16 @@ def step(this: DurableCall) -> Flow[Any]:
         attempt += 1
         yield from ensure_started(this.frame)
         try:
-            value = yield from call(lambda n=attempt: this.run(n), this.timeout_s, this.name)  # type: ignore[misc]
+            value = yield from call(lambda n=attempt: this.run(n), this.timeout_s, this.name, this.in_flight)  # type: ignore[misc]
             text, value = this.codec.settle(value, this.what)
+        except Interrupted:
+            return (yield from fenced(this))
         except Exception as error:
             delay_s = retry_delay_s(this, attempt, error)
             if delay_s is None:
                 return (yield from record_outcome(this, attempt, monotonic() - begun, error=error))
-            yield from pause(delay_s)
+            yield from complain(this, attempt, error, delay_s)
+            yield from nap(this, delay_s)
             record = yield from may_begin(this)
             if record is not None:
                 return replayed(this, record)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from time import monotonic
 from typing import Any
 
-from dbdurable._core.control import ConnectionLost, Diverged, Duplicate, Fenced, Lost, Torn, Transient
+from dbdurable._core.control import ConnectionLost, Diverged, Duplicate, Fenced, Interrupted, Lost, Torn, Transient
 from dbdurable._core.journal import Record
 from dbdurable._core.retry import is_transient
 from dbdurable._protocol.call import (
     PROGRESS,
     DurableCall,
     adopt,
-    fenced,
+    deliver_cancel,
+    goes_on,
     may_begin,
+    nap,
     placed,
     read_record,
     recall,
@@ -21,10 +23,11 @@ from dbdurable._protocol.call import (
     replayed,
     retry_delay_s,
 )
-from dbdurable._protocol.effects import Flow, Query, begin, call, commit, pause, rollback
+from dbdurable._protocol.effects import Flow, Query, begin, call, commit, rollback
 from dbdurable._protocol.frame import WorkflowFrame
 from dbdurable._protocol.message import announce
 from dbdurable._protocol.ownership import persist, rerun_delay_s
+from dbdurable._protocol.undo import complain
 from dbdurable._sql import step as sql
 from dbdurable._sql.message import PUT_EVENT
 from dbdurable.errors import StepTimeout
@@ -48,6 +51,7 @@ def transaction(this: DurableCall) -> Flow[Any]:
                 lambda n=attempt, h=handle: this.run(n, h),  # type: ignore[misc]
                 this.timeout_s,
                 this.name,
+                this.in_flight,
             )
             text, value = this.codec.settle(value, this.what)
             if this.left:
@@ -59,9 +63,10 @@ def transaction(this: DurableCall) -> Flow[Any]:
                 frame.progress = None
             yield from _announce(this)
             return value
-        except Fenced:
+        except (Fenced, Interrupted):
             yield from rollback()
-            return (yield from fenced(this))
+            if not (yield from goes_on(this)):
+                return replayed(this, (yield from deliver_cancel(this)))
         except Duplicate:
             yield from rollback()
             return (yield from adopt(this))
@@ -83,13 +88,14 @@ def transaction(this: DurableCall) -> Flow[Any]:
                 if delay_s is None:
                     seq = frame.next_seq(this)
                     return (yield from record_failure(this, seq, attempt, monotonic() - begun, error))
+                yield from complain(this, attempt, error, delay_s)
                 attempt += 1
         if delay_s is None:
             # Nothing was committed and nothing is the step's fault: run the body again, no attempt charged.
             reruns += 1
             delay_s = rerun_delay_s(reruns)
         this.give_up_seq()
-        yield from pause(delay_s)
+        yield from nap(this, delay_s)
         known = yield from may_begin(this)
         if known is not None:
             return replayed(this, known)
@@ -112,7 +118,7 @@ def _announce(this: DurableCall) -> Flow[None]:
 
 def _record(this: DurableCall, seq: int, attempt: int, text: str) -> Query:
     frame = this.frame
-    owner = (frame.lease.executor_id, frame.epoch)
+    owner = (frame.lease.executor_id, this.epoch)
     return Query(sql.RECORD_IN_TRANSACTION, (frame.id, this.path, seq, this.kind, this.name, attempt, *owner, text))
 
 

@@ -14,7 +14,17 @@ from dbdurable._core.control import Fenced, Lost, Suspend
 from dbdurable._core.failure import settle_failure
 from dbdurable._core.journal import Record
 from dbdurable._core.path import Line
-from dbdurable._protocol.call import WAITS, DurableCall, may_begin, recall, refused, replayed, show_progress, written
+from dbdurable._protocol.call import (
+    WAITS,
+    DurableCall,
+    deliver_cancel,
+    goes_on,
+    may_begin,
+    recall,
+    replayed,
+    show_progress,
+    written,
+)
 from dbdurable._protocol.effects import Flow, pause, rest
 from dbdurable._protocol.frame import Wait, WorkflowFrame
 from dbdurable._protocol.ownership import steadfast
@@ -139,7 +149,9 @@ def ended(
     try:
         rows = yield from steadfast(sql.END_WAIT, *place, *owner, elapsed_s, text, failure, frame=frame)
     except Fenced:
-        return (yield from refused(this))
+        if (yield from goes_on(this)):
+            return (yield from ended(this, elapsed_s, text=text, error=error))
+        return (yield from deliver_cancel(this))
     return new_here(this, place[2], rows[0][0], text, failure) if rows else (yield from written(this))
 
 

@@ -14,6 +14,7 @@ from dbdurable._protocol.call import show_progress
 from dbdurable._protocol.effects import Flow, call
 from dbdurable._protocol.frame import WorkflowFrame
 from dbdurable._protocol.ownership import resync, steadfast
+from dbdurable._protocol.undo import is_failure
 from dbdurable._protocol.wait import park
 from dbdurable._sql import workflow as sql
 from dbdurable.errors import BadArgument, Cancelled
@@ -29,24 +30,61 @@ class Outcome:
     error: BaseException | None = None
 
 
+LATE_CANCEL = Outcome(None)
+"""Cancelled before its outcome could be written, with something left to be undone."""
+
 ELSEWHERE = Outcome(None)
 """Taken over, handed back or paused: the workflow goes on, or ends, without this attempt."""
 
 
-def attempt(frame: WorkflowFrame, body: Callable[[], Any], codec: ValueCodec, version: str) -> Flow[Outcome]:
+Undo = Callable[[BaseException], Any]
+"""Runs the compensations that are left, after what has ended the body; raises where one of them gives up."""
+
+
+def attempt(
+    frame: WorkflowFrame, body: Callable[[], Any], codec: ValueCodec, version: str, undo: Undo | None = None
+) -> Flow[Outcome]:
     """Runs the body to its end and records the outcome; nothing that the body raises leaves here."""
     try:
-        return (yield from _attempt(frame, body, codec, version))
+        outcome = yield from _attempt(frame, lambda: _run(frame, body, codec, undo), version)
+        while outcome is LATE_CANCEL:
+            late = Cancelled(frame.interrupt or "")
+            outcome = yield from _attempt(frame, lambda late=late: _undo(frame, late, undo), version)  # type: ignore[misc]
+        return outcome
     except Unwind:
         return ELSEWHERE  # the lease went while the outcome was being written: recovery decides
 
 
-def _attempt(frame: WorkflowFrame, body: Callable[[], Any], codec: ValueCodec, version: str) -> Flow[Outcome]:
+def _run(
+    frame: WorkflowFrame, body: Callable[[], Any], codec: ValueCodec, undo: Undo | None
+) -> Flow[tuple[Any, str | None]]:
+    """What the body returns; what it leaves to be undone is undone when it fails or was cancelled."""
     try:
         value = yield from call(body)
-        if frame.unwinding is None:
-            _check_end(frame)
-            text, value = codec.settle(value, f"the result of workflow {frame.name}")
+        if frame.unwinding is not None:
+            return None, None
+        if frame.undos and frame.interrupt is not None and not frame.interrupted:
+            raise Cancelled(frame.interrupt)
+        _check_end(frame)
+        text, value = codec.settle(value, f"the result of workflow {frame.name}")
+        return value, text
+    except BaseException as error:
+        if not frame.undos or not is_failure(frame, error, whole_body=True):
+            raise
+        ended = error
+    yield from _undo(frame, ended, undo)
+    raise AssertionError("raises what has ended the body, or that some of it was not undone")
+
+
+def _undo(frame: WorkflowFrame, ended: BaseException, undo: Undo | None) -> Flow[Any]:
+    assert undo is not None
+    yield from call(lambda: undo(ended))
+    raise ended
+
+
+def _attempt(frame: WorkflowFrame, body: Callable[[], Flow[tuple[Any, str | None]]], version: str) -> Flow[Outcome]:
+    try:
+        value, text = yield from body()
     except Unwind as reason:
         return (yield from _leave(frame, frame.unwinding or reason, version))
     except Cancelled as cancelled:
@@ -101,11 +139,13 @@ def _finish(frame: WorkflowFrame, outcome: Outcome, output: str | None, failure:
     while True:
         if frame.interrupt is not None and not frame.interrupted:
             # Cancelled after its last durable call: nothing of the outcome was committed, so the cancel wins.
+            if frame.undos:
+                return LATE_CANCEL
             outcome, output, failure = Outcome(Status.CANCELLED, error=Cancelled(frame.interrupt)), None, None
         status = outcome.status
         assert status is not None
         rows = yield from steadfast(
-            sql.FINISH,
+            sql.FINISH_CLOSING if frame.closing else sql.FINISH,
             frame.id,
             frame.lease.executor_id,
             frame.epoch,

@@ -160,7 +160,7 @@ RECOVER: Final = Statement(
                                      'message', format('attempts exhausted: %s processes in a row died in this '
                                          'workflow without progress', k.attempt)) end
           from k where w.id = k.id and k.status = 'running'
-        returning w.id, w.status, w.queue, w.partition, w.priority, w.name, w.attempt),
+        returning w.id, w.epoch, w.status, w.queue, w.partition, w.priority, w.name, w.attempt),
     q as (
         insert into {schema}.ready (queue, partition, rank, workflow_id, name)
         select queue, {schema}.ticket_partition(queue, partition), 2 * priority, id, name
@@ -182,6 +182,10 @@ RECOVER: Final = Statement(
                 union all
                 select t.workflow_id from i join {schema}.wait t on t.kind = 'result' and t.subject = i.id::text) t
           join {schema}.workflow w on w.id = t.workflow_id and w.status = 'waiting'),
+    c as (
+        insert into {schema}.cascade (workflow_id, ended, epoch, reason)
+        select id, true, epoch, 'its parent has ended: attempts exhausted' from u where status = 'failed'
+        on conflict do nothing),
     a as (
         insert into {schema}.attention (workflow_id, status, reason)
         select id, 'failed', 'attempts exhausted' from u where status = 'failed'

@@ -127,7 +127,7 @@ WAKE_DUE: Final = Statement(
     """
     with due as materialized (
         select t.workflow_id, t.path, t.kind from {schema}.wait t
-         where t.due <= (select clock_timestamp()) and not t.rung and t.kind <> 'expiry'
+         where t.due <= (select clock_timestamp()) and not t.rung and t.kind not in ('expiry', 'deadline')
          order by t.due limit $1::int for update skip locked),
     started as (
         delete from {schema}.wait t using due d

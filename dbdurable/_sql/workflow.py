@@ -26,7 +26,10 @@ START_HERE: Final = Statement(
           from (select 'epoch'::timestamptz + $12::bigint * interval '1 microsecond') as t(began)
          where $8 is null or exists (select from k)
         on conflict (id) do nothing
-        returning id)
+        returning id, deadline),
+    timed as (
+        insert into {schema}.wait (workflow_id, path, kind, due)
+        select id, '~', 'deadline', deadline from w where deadline is not null)
     insert into {schema}.lease (executor_id, batch, ids)
     select $6, $7::bigint, array[id] from w
     returning batch
@@ -41,8 +44,7 @@ BORN_HERE: Final = Statement(
     """,
 )
 
-START_HERE_UNKEYED: Final = Statement(
-    "start_here_unkeyed",
+_UNKEYED: Final = (
     # The same without a key: it may ride the first commit of the call, and may be sent twice.
     """
     with w as (
@@ -53,10 +55,25 @@ START_HERE_UNKEYED: Final = Statement(
                t.began + make_interval(secs => $5::float8), $7::jsonb, $8::json, 'running', 1, $6::uuid, 1, t.began
           from (select 'epoch'::timestamptz + $11::bigint * interval '1 microsecond') as t(began)
         on conflict (id) do nothing
-        returning id)
+        returning id, deadline)
+    """
+)
+_UNKEYED_LEASE: Final = """
     insert into {schema}.lease (executor_id, batch, ids)
     select $6, $10::bigint, array[id] from w
-    """,
+    """
+
+START_HERE_UNKEYED: Final = Statement("start_here_unkeyed", _UNKEYED + _UNKEYED_LEASE)
+
+START_HERE_TIMED: Final = Statement(
+    "start_here_timed",
+    # One that has a deadline; most have none, and do not pay for it.
+    _UNKEYED
+    + """,
+    timed as (
+        insert into {schema}.wait (workflow_id, path, kind, due) select id, '~', 'deadline', deadline from w)
+    """
+    + _UNKEYED_LEASE,
 )
 
 START_CALL: Final = """{schema}.start(
@@ -83,8 +100,7 @@ START_AND_SEND: Final = Statement(
 
 START_MANY: Final = Statement("start_many", "select place, id from {schema}.start_many($1::json) order by place")
 
-FINISH: Final = Statement(
-    "finish",
+_FINISH: Final = (
     # Keeps executor_id and epoch, so that the same statement sent again after a lost answer knows itself.
     """
     with w as (
@@ -102,6 +118,19 @@ FINISH: Final = Statement(
         on conflict (workflow_id) do update set status = excluded.status, reason = excluded.reason,
             since = clock_timestamp()),
     d as (delete from {schema}.wait where workflow_id = $1 and exists (select from w))
+    """
+)
+
+FINISH: Final = Statement("finish", _FINISH + "select id from w")
+
+FINISH_CLOSING: Final = Statement(
+    "finish_closing",
+    # Of one that may leave children behind which end with it.
+    _FINISH
+    + """,
+    c as (
+        insert into {schema}.cascade (workflow_id, ended, epoch, reason)
+        select id, true, $3, 'its parent has ended: ' || $4 from w on conflict do nothing)
     select id from w
     """,
 )
@@ -144,6 +173,9 @@ BLOCK: Final = Statement(
         update {schema}.workflow set status = 'blocked', epoch = epoch + 1, executor_id = null, slots = null
          where id = $1::uuid and executor_id = $2::uuid and epoch = $3::int and status = 'running'
         returning id),
+    stopped as (
+        update {schema}.wait t set remaining = t.due - clock_timestamp(), due = null
+         where t.workflow_id = $1 and t.due is not null and exists (select from w)),
     given as (
         update {schema}.limit_key l set used = l.used - 1
          where l.queue = $6::text and l.partition = any($7::text[]) and exists (select from w)),
@@ -224,6 +256,22 @@ LIST_STEPS: Final = Statement(
     """,
 )
 
+NOTE_UNDO: Final = Statement(
+    "note_undo",
+    # A compensation keeps failing: shown with the workflow until it works.
+    """
+    insert into {schema}.attention (workflow_id, status, reason)
+    select w.id, 'running', $4::text from {schema}.workflow w
+     where w.id = $1::uuid and w.executor_id = $2::uuid and w.epoch = $3::int and w.status = 'running'
+    on conflict (workflow_id) do update set reason = excluded.reason
+    """,
+)
+
+CLEAR_UNDO: Final = Statement(
+    "clear_undo",
+    "delete from {schema}.attention where workflow_id = $1::uuid and status = 'running'",
+)
+
 CANCEL: Final = Statement("cancel", "select {schema}.cancel($1::uuid, $2::text)")
 
 PAUSE: Final = Statement("pause", "select {schema}.pause($1::uuid)")
@@ -245,8 +293,8 @@ START_CHILD: Final = Statement(
     # A start inside a workflow's body: the child and the parent's record of its id in one statement, fenced.
     _CHILD
     + "to_json("
-    + START_CALL
-    + """))
+    + START_CALL[:-1]
+    + """, parent_close => $25::text)))
     returning output #>> '{}', (extract(epoch from finished_at) * 1000000)::bigint
     """,
 )
@@ -257,9 +305,9 @@ START_CHILD_AND_SEND: Final = Statement(
     _CHILD
     + """
         (with s as materialized (select """
-    + START_CALL
-    + """ as id)
-         select to_json(s.id) from s where {schema}.send(s.id, $25::text, $26::json, $27::text) is not null))
+    + START_CALL[:-1]
+    + """, parent_close => $25::text) as id)
+         select to_json(s.id) from s where {schema}.send(s.id, $26::text, $27::json, $28::text) is not null))
     returning output #>> '{}', (extract(epoch from finished_at) * 1000000)::bigint
     """,
 )

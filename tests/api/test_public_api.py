@@ -16,23 +16,25 @@ PACKAGE = [
     "AsyncCall", "AsyncClient", "AsyncFunction", "AsyncHandle", "AsyncPromise", "AsyncStep", "AsyncTransaction",
     "AsyncWorkflow", "Batch", "Call", "Cancelled", "Client", "Completion", "Config", "CurrentStep", "CurrentWorkflow",
     "Durable", "DurableError", "Duration", "Executor", "Function", "Handle", "NonRetryable", "Options", "Promise",
-    "Queue", "QueueInfo", "Rate", "Retry", "RetryAfter", "Source", "Status", "Step", "StepInfo", "Transaction",
+    "Queue", "QueueInfo", "Rate", "Retry", "RetryAfter", "Saga", "Source", "Status", "Step", "StepInfo", "Transaction",
     "Workflow", "WorkflowFilter", "WorkflowInfo", "__version__", "aio", "current_step", "current_workflow", "errors",
-    "fan_out", "gather", "get_logger", "now", "progress", "promise", "race", "recv", "rng", "run_step", "send",
-    "set_event", "sleep", "sleep_until", "uuid4",
+    "fan_out", "gather", "get_logger", "now", "progress", "promise", "race", "recv", "rng", "run_step", "saga", "send",
+    "set_event", "shield", "sleep", "sleep_until", "uuid4",
 ]  # fmt: skip
 ERRORS = [
     "AttemptsExhausted", "BadArgument", "BadConfiguration", "Cancelled", "DatabaseUnavailable", "DuplicateName",
     "DurableError", "KeyConflict", "NonDeterministic", "NonRetryable", "NotInTransaction", "NotInWorkflow",
     "NotRunning", "PromiseCompleted", "PromiseRejected", "QueueFull", "RemoteError", "RetryAfter", "SchemaMismatch",
-    "StepTimeout", "UnknownPromise", "UnknownQueue", "UnknownWorkflow", "WaitTimeout", "WorkflowBlocked",
-    "WorkflowCancelled", "WorkflowFinished", "WrongColour",
+    "StepTimeout", "UndoFailed", "UnknownPromise", "UnknownQueue", "UnknownWorkflow", "WaitTimeout",
+    "WorkflowBlocked", "WorkflowCancelled", "WorkflowFinished", "WrongColour",
 ]  # fmt: skip
 TYPES = [
     "AsyncTx", "Batch", "Completion", "Duration", "Options", "Queue", "QueueInfo", "Rate", "Retry", "Status",
     "StepInfo", "SyncTx", "WorkflowInfo",
 ]  # fmt: skip
-AIO = ["fan_out", "gather", "promise", "race", "recv", "run_step", "send", "set_event", "sleep", "sleep_until"]
+AIO = [
+    "fan_out", "gather", "promise", "race", "recv", "run_step", "saga", "send", "set_event", "sleep", "sleep_until",
+]  # fmt: skip
 ALIASES = {"Duration", "__version__"}  # values, not objects with a docstring of their own
 
 

@@ -21,7 +21,15 @@ from dbdurable._protocol.start import (
     start_here,
     unkeyed_start,
 )
-from dbdurable._sql.workflow import BORN_HERE, FIND_BY_KEY, OUTCOME, START, START_HERE, START_HERE_UNKEYED
+from dbdurable._sql.workflow import (
+    BORN_HERE,
+    FIND_BY_KEY,
+    OUTCOME,
+    START,
+    START_HERE,
+    START_HERE_TIMED,
+    START_HERE_UNKEYED,
+)
 from dbdurable.errors import (
     DatabaseUnavailable,
     KeyConflict,
@@ -118,8 +126,9 @@ def test_the_id_is_somebody_elses() -> None:
 def test_the_start_that_rides_a_commit_has_the_same_columns() -> None:
     whole = Start(ID, "checkout", "{}", None, "slow", timeout_s=5.0, attributes="[]", max_attempts=3, parent_id=OTHER)
     whole = replace(whole, began_us=8)
+    assert unkeyed_start(replace(whole, timeout_s=None), ME, 7).statement is START_HERE_UNKEYED
     query = unkeyed_start(whole, ME, 7)
-    assert query.statement is START_HERE_UNKEYED
+    assert query.statement is START_HERE_TIMED
     assert query.params == (ID, "checkout", "slow", 3, 5.0, ME, "[]", "{}", OTHER, 7, 8)
 
 
