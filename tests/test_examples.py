@@ -51,6 +51,19 @@ def test_orders(name: str, database_url: str):
     ]
 
 
+def test_provision(database_url: str):
+    assert run("provision", database_url) == [
+        "  created address web-1", "  created machine web-1", "  created record web-1", "web-1 is up",
+        "  created address huge", "  destroyed address huge", "huge: NoCapacity",
+        "  created address unwanted", "  created machine unwanted",
+        "  destroyed record unwanted", "  destroyed machine unwanted", "  destroyed address unwanted",
+        "unwanted: WorkflowCancelled",
+        "[('web-1', 'reserved'), ('huge', 'reserved'), ('huge', 'given back'),"
+        " ('unwanted', 'reserved'), ('unwanted', 'given back')]",
+        "[('address', 'web-1'), ('machine', 'web-1'), ('record', 'web-1')]",
+    ]  # fmt: skip
+
+
 def test_queues(database_url: str):
     in_order = [f"{to} got [0, 1, 2, 3, 4]" for to in ("ann", "bob", "cyd", "dan")]
     paused = ["queued while its queue is paused", "report of monday"]

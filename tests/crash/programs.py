@@ -17,8 +17,20 @@ from psycopg import AsyncConnection, Connection
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
-from dbdurable import Durable, Retry, aio, current_step, current_workflow, promise, recv, send, set_event, sleep
-from dbdurable.errors import PromiseRejected, WaitTimeout
+from dbdurable import (
+    Durable,
+    Retry,
+    aio,
+    current_step,
+    current_workflow,
+    promise,
+    recv,
+    saga,
+    send,
+    set_event,
+    sleep,
+)
+from dbdurable.errors import PromiseRejected, WaitTimeout, WorkflowCancelled
 from dbdurable.ext.sqlalchemy import SQLAlchemy
 
 TABLES = """
@@ -298,6 +310,55 @@ async def atalks(run: str) -> list[Any]:
     return [numbers, *found, await aio.recv("number", default="none", timeout=0.1)]
 
 
+@durable.step
+def unbook(receipt: str | None, run: str, what: str) -> None:
+    outside(run, f"undo {what} {receipt}")
+
+
+@durable.step(compensate=unbook)
+def book(run: str, what: str) -> str:
+    outside(run, f"book {what}")
+    return f"receipt of {what}"
+
+
+@durable.workflow
+def sagas_(run: str) -> str:
+    book(run, "first")
+    try:
+        with saga() as inner:
+            write(run, "inside", 1)
+            inner.undo(write, run, "undone", -1)
+            inner.undo(outside, run, "a function")
+            book(run, "second")
+            raise Refused("inside")
+    except Refused:
+        book(run, "third")
+    raise Refused("the rest")
+
+
+@durable.workflow
+async def asagas(run: str) -> None:
+    async with aio.saga() as s:
+        await awrite(run, "inside", 1)
+        s.undo(awrite, run, "undone", -1)
+        await book.aio(run, "first")
+        await call.aio(run, "between")
+        raise Refused("late")
+
+
+@durable.workflow
+def cancels_itself(run: str) -> None:
+    book(run, "first")
+    stop(run)
+    book(run, "never")
+
+
+@durable.step
+def stop(run: str) -> None:
+    outside(run, "stop")
+    durable.client.handle(current_workflow().id).cancel("enough")
+
+
 @dataclass(frozen=True)
 class Program:
     """A way to run one of the workflows under a key."""
@@ -333,5 +394,8 @@ PROGRAMS = {
         Program("async naps", anaps, is_async=True),
         Program("talks", talks),
         Program("async talks", atalks, is_async=True),
+        Program("saga", sagas_, raises=(Refused,)),
+        Program("async saga", asagas, is_async=True, raises=(Refused,)),
+        Program("cancel", cancels_itself, raises=(WorkflowCancelled,)),
     ]
 }
