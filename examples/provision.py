@@ -1,12 +1,14 @@
 """Set up a server: address, machine, name. Whatever fails, or is cancelled, nothing is left behind.
 
-The "cloud" is a table here, written on connections of its own, as calls of a real one would be: no rollback undoes it.
+The "cloud" is a table here, written by connections of its own: as with a real one, no rollback undoes it.
 """
+
+import time
 
 import psycopg
 from psycopg import Connection
 
-from dbdurable import Durable, current_step, current_workflow, saga
+from dbdurable import Durable, current_step, recv, saga
 from dbdurable.errors import WorkflowCancelled
 
 durable = Durable()
@@ -54,8 +56,7 @@ def provision(name: str) -> str:
         enter(name, "reserved")
         s.undo(enter, name, "given back")
         create("machine", name)
-        if name == "unwanted":
-            durable.client.handle(current_workflow().id).cancel("nobody wants it")
+        recv("booted", bool)  # the machine says so itself; however long it takes, no thread is held
         create("record", name)
     return f"{name} is up"
 
@@ -66,8 +67,15 @@ def main() -> None:
         connection.execute("create table example_cloud (key uuid primary key, kind text, name text)")
         connection.execute("create table example_inventory (id serial, name text, state text)")
         for name in ("web-1", "huge", "unwanted"):
+            handle = provision.start(name)
+            if name == "web-1":
+                handle.send("booted", True)
+            while name == "unwanted" and handle.status() != "waiting":
+                time.sleep(0.05)
+            if name == "unwanted":
+                handle.cancel("nobody wants it")
             try:
-                print(provision(name))
+                print(handle.result())
             except (NoCapacity, WorkflowCancelled) as error:
                 print(f"{name}: {type(error).__name__}")
         print(connection.execute("select name, state from example_inventory order by id").fetchall())

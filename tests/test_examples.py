@@ -56,7 +56,7 @@ def test_provision(database_url: str):
         "  created address web-1", "  created machine web-1", "  created record web-1", "web-1 is up",
         "  created address huge", "  destroyed address huge", "huge: NoCapacity",
         "  created address unwanted", "  created machine unwanted",
-        "  destroyed record unwanted", "  destroyed machine unwanted", "  destroyed address unwanted",
+        "  destroyed machine unwanted", "  destroyed address unwanted",
         "unwanted: WorkflowCancelled",
         "[('web-1', 'reserved'), ('huge', 'reserved'), ('huge', 'given back'),"
         " ('unwanted', 'reserved'), ('unwanted', 'given back')]",
