@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         rng,
         run_step,
         shield,
+        timeout,
         uuid4,
     )
     from dbdurable.definitions import (
@@ -129,6 +130,7 @@ __all__ = [
     "shield",
     "sleep",
     "sleep_until",
+    "timeout",
     "uuid4",
 ]
 
@@ -139,7 +141,7 @@ _MODULES = {
     "_executor.executor": "Executor",
     "_io.source": "Source",
     "client": "AsyncClient Client",
-    "context": "CurrentStep CurrentWorkflow current_step current_workflow now rng run_step shield uuid4",
+    "context": "CurrentStep CurrentWorkflow current_step current_workflow now rng run_step shield timeout uuid4",
     "definitions": "AsyncCall AsyncFunction AsyncStep AsyncTransaction AsyncWorkflow "
     "Call Function Step Transaction Workflow",
     "durable": "Config Durable",

@@ -8,17 +8,29 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from math import inf
 from random import Random
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from dbdurable._core.clock import at
+from dbdurable._core.control import Diverged, Unwind
 from dbdurable._core.names import check_name
 from dbdurable._core.retry import as_retry, duration_s
 from dbdurable._executor.calls import Invocation, durable_call, flow_of, require_own_thread
 from dbdurable._executor.definition import Definition
 from dbdurable._executor.runtime import Runtime, check_blocking
-from dbdurable._protocol.frame import StepFrame, WorkflowFrame, current, current_line, is_replaying, shielded
+from dbdurable._protocol.frame import (
+    StepFrame,
+    WorkflowFrame,
+    current,
+    current_line,
+    is_replaying,
+    limits,
+    limits_here,
+    shielded,
+)
+from dbdurable._protocol.limit import KIND, NAME, Limit
 from dbdurable.errors import NotInWorkflow
 from dbdurable.types import Duration, Retry
 
@@ -34,6 +46,7 @@ __all__ = [
     "rng",
     "run_step",
     "shield",
+    "timeout",
     "uuid4",
 ]
 
@@ -78,6 +91,50 @@ def shield() -> Iterator[None]:
     finally:
         with suppress(ValueError):  # closed by the garbage collector, after its loop has ended
             shielded.reset(token)
+
+
+@contextmanager
+def timeout(limit: Duration, /) -> Iterator[None]:
+    """A block of a body that has `limit` (seconds or timedelta): then a durable call in it raises WaitTimeout.
+
+    By the database's clock, and the same on replay, which `asyncio.timeout` is not. What waits or is asynchronous is
+    cut short; a `def` step is left behind on its thread, as with its own `timeout=`. WaitTimeout is raised once (in
+    each branch), so that the block may clean up. Time while the workflow is paused does not count.
+
+    Raises:
+        WaitTimeout: By the first durable call after the time.
+        BadArgument: Negative, NaN or longer than a hundred years.
+        NotInWorkflow: It was used outside of a workflow's body.
+
+    Example:
+        >>> with timeout(60):                           # doctest: +SKIP
+        ...     offer = ask_supplier(part)
+        ...     answer = recv("offer", Offer)
+    """
+    limit_s = duration_s(limit, "the limit of timeout()")
+    frame = _body("timeout")
+    path = current_line(frame).take()
+    try:
+        recorded = frame.journal.match(path, KIND, NAME) is not None
+    except Diverged as diverged:
+        raise frame.unwind(Diverged(str(diverged).replace("{id}", str(frame.id)))) from None
+    kept = frame.kept.get(path)
+    until = frame.lease.now() + limit_s
+    if recorded:  # without its wait it has told already, and the journal says whom
+        until = -inf if kept is None or kept.until is None else kept.until
+    token = limits.set((frame, (*limits_here(frame), made := Limit(frame, path, limit_s, until, recorded))))
+    try:
+        yield
+    except Unwind:
+        raise
+    except BaseException:
+        made.leave()
+        raise
+    else:
+        made.leave()
+    finally:
+        with suppress(ValueError):  # closed by the garbage collector, after its loop has ended
+            limits.reset(token)
 
 
 @dataclass(frozen=True, slots=True)

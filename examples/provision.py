@@ -1,7 +1,4 @@
-"""Set up a server: address, machine, name. Whatever fails, or is cancelled, nothing is left behind.
-
-The "cloud" is a table here, written by connections of its own: as with a real one, no rollback undoes it.
-"""
+"""Set up a server: address, machine, name. Whatever fails, or is cancelled, nothing is left behind."""
 
 import time
 
@@ -14,12 +11,8 @@ from dbdurable.errors import WorkflowCancelled
 durable = Durable()
 
 
-class NoCapacity(Exception):
-    """The cloud has no such machine."""
-
-
 def cloud(statement: str, *values: object) -> None:
-    """One call of the cloud's API."""
+    """The "cloud" is a table here, written on a connection of its own: no rollback undoes it."""
     with psycopg.connect(durable.url, autocommit=True) as api:
         api.execute(statement, values)
 
@@ -33,13 +26,17 @@ def destroy(_: str | None, kind: str, name: str) -> None:
 
 @durable.step(compensate=destroy)
 def create(kind: str, name: str) -> str:
-    """At least once, under one key: the cloud makes it once."""
+    """At least once, under one key."""
     if (kind, name) == ("machine", "huge"):
-        raise NoCapacity(f"no {kind} for {name}")
-    key = current_step().idempotency_key
-    cloud("insert into example_cloud values (%s, %s, %s) on conflict do nothing", key, kind, name)
+        raise LookupError(f"no {kind} for {name}")
+    cloud(
+        "insert into example_cloud values (%s, %s, %s) on conflict do nothing",
+        current_step().idempotency_key,
+        kind,
+        name,
+    )
     print(f"  created {kind} {name}")
-    return f"{kind}-of-{name}"
+    return name
 
 
 @durable.transaction
@@ -61,22 +58,24 @@ def provision(name: str) -> str:
     return f"{name} is up"
 
 
+SETUP = """
+    drop table if exists example_cloud, example_inventory;
+    create table example_cloud (key uuid primary key, kind text, name text);
+    create table example_inventory (id serial, name text, state text)
+"""
+
+
 def main() -> None:
     with durable.executor(), Connection.connect(durable.url, autocommit=True) as connection:
-        connection.execute("drop table if exists example_cloud, example_inventory")
-        connection.execute("create table example_cloud (key uuid primary key, kind text, name text)")
-        connection.execute("create table example_inventory (id serial, name text, state text)")
+        connection.execute(SETUP)
         for name in ("web-1", "huge", "unwanted"):
             handle = provision.start(name)
-            if name == "web-1":
-                handle.send("booted", True)
-            while name == "unwanted" and handle.status() != "waiting":
+            while handle.status() in ("queued", "running"):
                 time.sleep(0.05)
-            if name == "unwanted":
-                handle.cancel("nobody wants it")
             try:
+                handle.send("booted", True) if name == "web-1" else handle.cancel("nobody wants it")
                 print(handle.result())
-            except (NoCapacity, WorkflowCancelled) as error:
+            except (LookupError, WorkflowCancelled) as error:
                 print(f"{name}: {type(error).__name__}")
         print(connection.execute("select name, state from example_inventory order by id").fetchall())
         print(connection.execute("select kind, name from example_cloud order by kind").fetchall())

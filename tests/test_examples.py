@@ -54,7 +54,7 @@ def test_orders(name: str, database_url: str):
 def test_provision(database_url: str):
     assert run("provision", database_url) == [
         "  created address web-1", "  created machine web-1", "  created record web-1", "web-1 is up",
-        "  created address huge", "  destroyed address huge", "huge: NoCapacity",
+        "  created address huge", "  destroyed address huge", "huge: LookupError",
         "  created address unwanted", "  created machine unwanted",
         "  destroyed machine unwanted", "  destroyed address unwanted",
         "unwanted: WorkflowCancelled",

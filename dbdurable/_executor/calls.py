@@ -22,7 +22,7 @@ from dbdurable._executor.definition import Definition
 from dbdurable._executor.runtime import Runtime, check_blocking
 from dbdurable._protocol.call import DurableCall
 from dbdurable._protocol.effects import Flow
-from dbdurable._protocol.frame import Frame, StepFrame, WorkflowFrame, current, current_line, shielded
+from dbdurable._protocol.frame import Frame, StepFrame, WorkflowFrame, current, current_line, limits_here, shielded
 from dbdurable._protocol.step import step
 from dbdurable._protocol.transaction import transaction
 from dbdurable.errors import BadArgument, NotInWorkflow, WrongColour
@@ -134,6 +134,7 @@ def durable_call(call: Invocation, frame: WorkflowFrame) -> DurableCall:
         retry=as_retry(options["retry"]) if "retry" in options else definition.retry,
         timeout_s=duration_s(options["timeout"], "timeout=") if "timeout" in options else definition.timeout_s,
         shielded=shielded.get() is frame,
+        limits=limits_here(frame),
     )
     if definition.kind == "transaction":
         this.source = runtime.source_for(definition)
@@ -148,7 +149,11 @@ def place_of(
     """The place of a record that no function of the user's is behind: a start, a wait, a message."""
     line = current_line(frame)
     inside = shielded.get() is frame
-    return DurableCall(frame, line, line.take(), kind, name, _nothing, codec, Retry(1), timeout_s, shielded=inside)
+    around = limits_here(frame)
+    path = line.take()
+    return DurableCall(
+        frame, line, path, kind, name, _nothing, codec, Retry(1), timeout_s, shielded=inside, limits=around
+    )
 
 
 def _nothing() -> None:

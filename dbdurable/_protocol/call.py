@@ -15,10 +15,11 @@ from dbdurable._core.path import Line
 from dbdurable._core.retry import next_delay_s
 from dbdurable._protocol.effects import Appended, Flow, StepRecord, append, pause
 from dbdurable._protocol.frame import WorkflowFrame
+from dbdurable._protocol.limit import TIMED_OUT, Limit, first_over, mark_told, note_limits, told
 from dbdurable._protocol.ownership import check_lease, ensure_started, jitter, rerun_delay_s, resync, steadfast
 from dbdurable._sql.message import PUT_EVENT
 from dbdurable._sql.step import PLACE_RECORD, READ_STEP, RECORD_FENCED
-from dbdurable.errors import BadArgument, Cancelled, NotInTransaction, NotInWorkflow, WrongColour
+from dbdurable.errors import BadArgument, Cancelled, NotInTransaction, NotInWorkflow, WaitTimeout, WrongColour
 from dbdurable.types import Retry
 
 _MISTAKES = (BadArgument, NotInTransaction, NotInWorkflow, WrongColour)
@@ -63,6 +64,8 @@ class DurableCall:
     """Whether it runs although the workflow was cancelled."""
     undoes: str | None = None
     """What it undoes, in words; such a call is tried until it works."""
+    limits: tuple[Limit, ...] = ()
+    """The `timeout()` blocks around it."""
     epoch: int = 0
     """The epoch under which it began: a cancel in the meantime fences it, whatever others do."""
     left: bool = False
@@ -116,7 +119,25 @@ def may_begin(this: DurableCall) -> Flow[Record | None]:
         if not frame.adopted:
             yield from resync(frame)
     this.epoch = frame.epoch
+    if this.limits or frame.left_limits:
+        yield from note_limits(this)
+        limit = first_over(this)
+        if limit is not None:
+            return (yield from time_out(this, limit))
     return None
+
+
+def time_out(this: DurableCall, limit: Limit) -> Flow[Record]:
+    """Records that the call ended by the time of a block around it, and raises that; or finds its record."""
+    record = new_record(this, 1, 0.0, None, told(this, limit))
+    answer = yield from appended(this, record)
+    if not answer.mine:
+        yield from resync(this.frame)
+        return (yield from deliver_cancel(this))
+    if not answer.wrote:
+        return (yield from written(this))
+    mark_told(this, limit.path)
+    raise WaitTimeout(json.loads(record.error or "")["message"])
 
 
 def replayed(this: DurableCall, record: Record) -> Any:
@@ -127,6 +148,10 @@ def replayed(this: DurableCall, record: Record) -> Any:
     if record.error.startswith(_CANCELLED):
         this.frame.interrupted = True
         raise Cancelled(json.loads(record.error)["message"])
+    if record.error.startswith(TIMED_OUT):
+        data = json.loads(record.error)
+        mark_told(this, data["limit"])
+        raise WaitTimeout(data["message"])
     raise decode_failure(record.error)
 
 

@@ -83,6 +83,8 @@ class WorkflowFrame:
     """Whether `epoch` is known to be the one that began with the cancel."""
     in_flight: Any = None
     """What a cancel interrupts just now; `_io.inflight`, opaque here."""
+    left_limits: list[str] = field(default_factory=list)
+    """The places of `timeout()` blocks whose waits are to be taken away."""
     closing: set[UUID] = field(default_factory=set)
     """Children that are cancelled when the workflow ends before them, however it ends."""
     undos: list[Any] = field(default_factory=list)
@@ -165,6 +167,16 @@ shielded: ContextVar[WorkflowFrame | None] = ContextVar("dbdurable_shielded", de
 """The attempt whose durable calls run here although it was cancelled; a child that runs inside is another one."""
 saga: ContextVar[tuple[WorkflowFrame, list[Any]] | None] = ContextVar("dbdurable_saga", default=None)
 """Where compensations made here are registered; the frame's own list when unset."""
+
+
+limits: ContextVar[tuple[WorkflowFrame, tuple[Any, ...]] | None] = ContextVar("dbdurable_limits", default=None)
+"""The `timeout()` blocks around this code, the outermost first."""
+
+
+def limits_here(frame: WorkflowFrame) -> tuple[Any, ...]:
+    """The `timeout()` blocks around a call made here."""
+    found = limits.get()
+    return found[1] if found is not None and found[0] is frame else ()
 
 
 def undos_here(frame: WorkflowFrame) -> list[Any]:

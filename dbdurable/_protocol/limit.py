@@ -37,6 +37,11 @@ class Limit:
     seen: set[str] = field(default_factory=set)
     """The lines that have been told: what they do after that is their clean-up."""
 
+    def leave(self) -> None:
+        """The body has left the block; not where only its attempt ends, and begins anew in it."""
+        if self.recorded and self.frame.unwinding is None:
+            self.frame.left_limits.append(self.path)
+
     def left_s(self, line: str) -> float:
         """What is left of its time for the calls of a line."""
         return inf if line in self.seen else self.until - self.frame.lease.now()

@@ -18,10 +18,13 @@ from dbdurable._protocol.call import (
     recall,
     replayed,
     retry_delay_s,
+    time_out,
 )
 from dbdurable._protocol.effects import Flow, call
+from dbdurable._protocol.limit import call_timeout_s, first_over
 from dbdurable._protocol.ownership import ensure_started, resync
 from dbdurable._protocol.undo import complain
+from dbdurable.errors import StepTimeout
 
 
 def step(this: DurableCall) -> Flow[Any]:
@@ -34,11 +37,14 @@ def step(this: DurableCall) -> Flow[Any]:
         attempt += 1
         yield from ensure_started(this.frame)
         try:
-            value = yield from call(lambda n=attempt: this.run(n), this.timeout_s, this.name, this.in_flight)  # type: ignore[misc]
+            value = yield from call(lambda n=attempt: this.run(n), call_timeout_s(this), this.name, this.in_flight)  # type: ignore[misc]
             text, value = this.codec.settle(value, this.what)
         except Interrupted:
             return (yield from fenced(this))
         except Exception as error:
+            limit = first_over(this) if isinstance(error, StepTimeout) else None
+            if limit is not None:
+                return replayed(this, (yield from time_out(this, limit)))
             delay_s = retry_delay_s(this, attempt, error)
             if delay_s is None:
                 return (yield from record_outcome(this, attempt, monotonic() - begun, error=error))

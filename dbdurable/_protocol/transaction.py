@@ -22,9 +22,11 @@ from dbdurable._protocol.call import (
     record_failure,
     replayed,
     retry_delay_s,
+    time_out,
 )
 from dbdurable._protocol.effects import Flow, Query, begin, call, commit, rollback
 from dbdurable._protocol.frame import WorkflowFrame
+from dbdurable._protocol.limit import call_timeout_s, first_over
 from dbdurable._protocol.message import announce
 from dbdurable._protocol.ownership import persist, rerun_delay_s
 from dbdurable._protocol.undo import complain
@@ -49,7 +51,7 @@ def transaction(this: DurableCall) -> Flow[Any]:
             handle = yield from begin(this.source, this.isolation, this.row_factory, this.path, this.name)
             value = yield from call(
                 lambda n=attempt, h=handle: this.run(n, h),  # type: ignore[misc]
-                this.timeout_s,
+                call_timeout_s(this),
                 this.name,
                 this.in_flight,
             )
@@ -83,6 +85,9 @@ def transaction(this: DurableCall) -> Flow[Any]:
             raise frame.unwind(Diverged(_torn_text(this))) from torn
         except Exception as error:
             alive = yield from rollback()
+            limit = first_over(this) if isinstance(error, StepTimeout) else None
+            if limit is not None:
+                return replayed(this, (yield from time_out(this, limit)))
             if isinstance(error, StepTimeout) or (alive and not is_transient(error)) or reruns >= RERUNS_MAX:
                 delay_s = retry_delay_s(this, attempt, error)
                 if delay_s is None:

@@ -27,6 +27,7 @@ from dbdurable._protocol.call import (
 )
 from dbdurable._protocol.effects import Flow, pause, rest
 from dbdurable._protocol.frame import Wait, WorkflowFrame
+from dbdurable._protocol.limit import drop_limits
 from dbdurable._protocol.ownership import steadfast
 from dbdurable._sql import wait as sql
 from dbdurable._sql.workflow import OWNERSHIP
@@ -168,6 +169,7 @@ def park(frame: WorkflowFrame) -> Flow[bool]:
     waits = list(frame.waits.values())
     owner = (frame.id, frame.lease.executor_id, frame.epoch)
     yield from show_progress(frame)
+    yield from drop_limits(frame)
     rows = yield from steadfast(
         sql.PARK,
         *owner,

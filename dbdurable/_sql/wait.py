@@ -21,7 +21,9 @@ PARK: Final = Statement(
         update {schema}.limit_key l set used = l.used - 1
          where l.queue = $4::text and l.partition = any($5::text[]) and exists (select from w)),
     gone as (
-        delete from {schema}.wait where workflow_id = $1 and path <> all($6::text[]) and exists (select from w)),
+        delete from {schema}.wait
+         where workflow_id = $1 and path <> all($6::text[]) and kind not in ('deadline', 'timeout')
+           and exists (select from w)),
     t as (
         insert into {schema}.wait as t (workflow_id, path, kind, subject, due, attempts)
         select w.id, x.path, x.kind::{schema}.wait_kind, x.subject,
@@ -69,6 +71,32 @@ KEEP_WAIT: Final = Statement(
      where w.id = $1::uuid and w.executor_id = $2::uuid and w.epoch = $3::int and w.status = 'running'
     on conflict do nothing
     """,
+)
+
+NOTE_LIMIT: Final = Statement(
+    "note_limit",
+    # A timeout() block: its record, and the wait that wakes the workflow when its time is over.
+    """
+    with i as (
+        insert into {schema}.step
+            (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output)
+        values (
+            $1::uuid, $2::text, $3::int, $4::text::{schema}.step_kind, $5::text, 1,
+            coalesce((select w.epoch from {schema}.workflow w
+                       where w.id = $1 and w.executor_id = $6::uuid and w.epoch = $7::int and w.status = 'running'
+                         for share), {schema}.fenced()),
+            clock_timestamp(), clock_timestamp(), 'null')
+        on conflict do nothing
+        returning workflow_id, path)
+    insert into {schema}.wait (workflow_id, path, kind, due)
+    select workflow_id, path, 'timeout', clock_timestamp() + make_interval(secs => $8::float8) from i
+    on conflict do nothing
+    """,
+)
+
+DROP_WAITS: Final = Statement(
+    "drop_waits",
+    "delete from {schema}.wait where workflow_id = $1::uuid and path = any($2::text[]) and kind = 'timeout'",
 )
 
 END_WAIT: Final = Statement(

@@ -105,7 +105,7 @@ def test_free_functions_come_twice_under_one_name():
 
 
 def test_the_public_coloured_functions_all_have_a_twin():
-    colourless = {"current_step", "current_workflow", "now", "progress", "rng", "shield", "uuid4"}
+    colourless = {"current_step", "current_workflow", "now", "progress", "rng", "shield", "timeout", "uuid4"}
     modules = (context, parallel, sagas, waiting)
     functions = {name for module in modules for name in module.__all__ if name[0].islower()}
     assert functions - colourless == {f"{a}{name}" for name in aio.__all__ for a in ("", "a")}

@@ -19,7 +19,7 @@ PACKAGE = [
     "Queue", "QueueInfo", "Rate", "Retry", "RetryAfter", "Saga", "Source", "Status", "Step", "StepInfo", "Transaction",
     "Workflow", "WorkflowFilter", "WorkflowInfo", "__version__", "aio", "current_step", "current_workflow", "errors",
     "fan_out", "gather", "get_logger", "now", "progress", "promise", "race", "recv", "rng", "run_step", "saga", "send",
-    "set_event", "shield", "sleep", "sleep_until", "uuid4",
+    "set_event", "shield", "sleep", "sleep_until", "timeout", "uuid4",
 ]  # fmt: skip
 ERRORS = [
     "AttemptsExhausted", "BadArgument", "BadConfiguration", "Cancelled", "DatabaseUnavailable", "DuplicateName",

@@ -30,7 +30,7 @@ from dbdurable import (
     set_event,
     sleep,
 )
-from dbdurable.errors import PromiseRejected, WaitTimeout, WorkflowCancelled
+from dbdurable.errors import PromiseRejected, WaitTimeout
 from dbdurable.ext.sqlalchemy import SQLAlchemy
 
 TABLES = """
@@ -346,28 +346,6 @@ async def asagas(run: str) -> None:
         raise Refused("late")
 
 
-@durable.workflow
-def cancels_itself(run: str) -> None:
-    book(run, "first")
-    stop(run)
-    book(run, "never")
-
-
-@durable.workflow
-def cancelled(run: str) -> str:
-    try:
-        cancels_itself(run)
-    except WorkflowCancelled:
-        return "cancelled"
-    return "not reached"
-
-
-@durable.step
-def stop(run: str) -> None:
-    outside(run, "stop")
-    durable.client.handle(current_workflow().id).cancel("enough")
-
-
 @dataclass(frozen=True)
 class Program:
     """A way to run one of the workflows under a key."""
@@ -405,6 +383,5 @@ PROGRAMS = {
         Program("async talks", atalks, is_async=True),
         Program("saga", sagas_, raises=(Refused,)),
         Program("async saga", asagas, is_async=True, raises=(Refused,)),
-        Program("cancel", cancelled),
     ]
 }

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection, Connection
 
-from dbdurable import Cancelled, Durable, Handle, Retry, current_workflow, errors, gather, shield
+from dbdurable import Cancelled, Durable, Handle, Retry, current_workflow, errors, gather, shield, sleep
 from tests.support.wait import await_until, wait_until
 
 
@@ -430,6 +430,28 @@ def test_a_running_workflow_is_told_of_its_deadline_and_cleans_up(durable: Durab
                 direct()
     assert items(stock) == ["timed out"] * 4
     assert stock.execute("select from dbdurable.wait").fetchall() == []
+
+
+def test_a_parked_workflow_wakes_at_its_deadline(durable: Durable, connection: Connection[Any]):
+    @durable.step
+    def clean_up() -> None:
+        did.append("clean up")
+
+    @durable.workflow(timeout=2)
+    def order() -> None:
+        try:
+            sleep(3600)
+        finally:
+            clean_up()
+
+    did: list[str] = []
+    with durable.executor():
+        handle = order.start()
+        wait_until(lambda: handle.status() == "waiting")
+        with pytest.raises(errors.WorkflowCancelled, match="timed out"):
+            handle.result(20)
+    assert did == ["clean up"]
+    assert connection.execute("select from dbdurable.wait").fetchall() == []
 
 
 def test_a_workflow_that_never_began_ends_at_its_deadline(durable: Durable, connection: Connection[Any]):

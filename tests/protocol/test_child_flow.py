@@ -176,7 +176,12 @@ def test_the_childs_error_is_recorded_and_says_where_it_comes_from() -> None:
 
 def test_a_child_that_was_cancelled() -> None:
     with pytest.raises(WorkflowCancelled, match=f"ship {CHILD} was cancelled: no stock"):
-        pump(join_of(World()), has("cancelled", reason="no stock"), ends(error="WorkflowCancelled"))
+        pump(
+            join_of(World()),
+            has("cancelled", reason="no stock"),
+            queries(OWNERSHIP, []),
+            ends(error="WorkflowCancelled"),
+        )
 
 
 def test_a_child_that_is_gone() -> None:
