@@ -29,12 +29,8 @@ def create(kind: str, name: str) -> str:
     """At least once, under one key."""
     if (kind, name) == ("machine", "huge"):
         raise LookupError(f"no {kind} for {name}")
-    cloud(
-        "insert into example_cloud values (%s, %s, %s) on conflict do nothing",
-        current_step().idempotency_key,
-        kind,
-        name,
-    )
+    key = current_step().idempotency_key
+    cloud("insert into example_cloud values (%s, %s, %s) on conflict do nothing", key, kind, name)
     print(f"  created {kind} {name}")
     return name
 
@@ -58,11 +54,9 @@ def provision(name: str) -> str:
     return f"{name} is up"
 
 
-SETUP = """
-    drop table if exists example_cloud, example_inventory;
-    create table example_cloud (key uuid primary key, kind text, name text);
-    create table example_inventory (id serial, name text, state text)
-"""
+SETUP = """drop table if exists example_cloud, example_inventory;
+           create table example_cloud (key uuid primary key, kind text, name text);
+           create table example_inventory (id serial, name text, state text)"""
 
 
 def main() -> None:

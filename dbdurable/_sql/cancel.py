@@ -14,7 +14,8 @@ DEADLINES: Final = Statement(
     """
     with due as materialized (
         select t.workflow_id, t.path from {schema}.wait t
-         where t.due <= (select clock_timestamp()) and t.kind = 'deadline' order by t.due limit 500 for update skip locked),
+         where t.due <= (select clock_timestamp()) and t.kind = 'deadline'
+         order by t.due limit 500 for update skip locked),
     late as materialized (
         select w.id, w.status, w.epoch, w.started_at is null as unborn, w.executor_id,
                'timed out: its deadline was ' || w.deadline as reason
