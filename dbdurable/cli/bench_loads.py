@@ -23,7 +23,7 @@ from dbdurable.durable import Durable
 
 __all__ = ["Bench", "Figure", "Load"]
 
-STEPS = 10
+STEPS, JOBS = 10, 200
 
 
 @dataclass(frozen=True)
@@ -199,9 +199,9 @@ class Bench:
     def _jobs(self, seconds: float) -> float:
         begun, done = time.monotonic(), 0
         while not done or time.monotonic() - begun < seconds:
-            self._durable.client.start_many(self._nothing.bind(1) for _ in range(1000))
+            self._durable.client.start_many(self._nothing.bind(1) for _ in range(JOBS))
             self._executor.wait_idle()
-            done += 1000
+            done += JOBS
         return done / (time.monotonic() - begun)
 
     def _latency(self, seconds: float) -> float:

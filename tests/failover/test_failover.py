@@ -25,7 +25,7 @@ from tests.failover.conftest import HOW, Restartable
 from tests.support.databases import scratch_directory
 from tests.support.wait import wait_until
 
-WORKFLOWS, STEPS = 30, 6
+WORKFLOWS, STEPS = 60, 6
 
 
 class Shop:
