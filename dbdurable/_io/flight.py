@@ -89,22 +89,26 @@ def fly(connection: Any, statements: Statements) -> Generator[Any, Any, list[lis
 def _fly(connection: Any, statements: Statements, last: bytes | None) -> Generator[Any, Any, list[PGresult]]:
     """One write, one answer: the result of each statement, and of `last`.
 
-    A statement is prepared on the connection's first use of it, unless a pooler stands between.
+    A statement is prepared on the connection's first use of it, unless a pooler stands between. That goes out in
+    front, as an exchange of its own: libpq hands the kernel 8 kB at a time, texts are long, and a process that is
+    frozen in the middle of them must not leave the first statements executed, with their locks.
     """
     pgconn: PGconn = connection.pgconn
     known: set[str] | None = connection.prepared
     values = [[_text(value) for value in params] for _, _, params in statements]  # all, before anything is sent
-    taught: set[str] = set()  # one flight may run a statement twice
+    texts = {} if known is None else {name: text for name, text, _ in statements if name not in known}
     answers: list[str | None] = []  # what each answer is to: a statement that is being prepared, or something else
     pgconn.enter_pipeline_mode()
+    for name, text in texts.items():
+        pgconn.send_prepare(name.encode(), text.encode())
+        answers.append(name)
+    if texts:
+        pgconn.pipeline_sync()
+        yield from generators.send(pgconn)
     for (name, text, _), parameters in zip(statements, values, strict=True):
         if known is None:
             pgconn.send_query_params(text.encode(), parameters)
         else:
-            if name not in known and name not in taught:
-                pgconn.send_prepare(name.encode(), text.encode())
-                answers.append(name)
-                taught.add(name)
             pgconn.send_query_prepared(name.encode(), parameters)
         answers.append(None)
     if last is not None:
@@ -112,6 +116,7 @@ def _fly(connection: Any, statements: Statements, last: bytes | None) -> Generat
         answers.append(None)
     pgconn.pipeline_sync()
     yield from generators.send(pgconn)
+    ends = 2 if texts else 1
     results: list[PGresult] = []
     failed: PGresult | None = None
     while True:
@@ -119,7 +124,11 @@ def _fly(connection: Any, statements: Statements, last: bytes | None) -> Generat
         if result is None:
             continue
         if result.status == ExecStatus.PIPELINE_SYNC:
-            break
+            ends -= 1
+            if not ends:
+                break
+            answers = [None] * len(statements)  # after an error the rest of what was taught had no answer
+            continue
         preparing = answers.pop(0) if answers else None
         if result.status == ExecStatus.FATAL_ERROR:
             failed = failed or result

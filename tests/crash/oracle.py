@@ -101,17 +101,20 @@ def check_house(connection: Connection) -> None:
 
 
 def is_mid_flight(connection: Connection) -> bool:
-    """Whether the server waits for the rest of a flight, with the locks of its first statements held."""
+    """Whether the server waits for the rest of a flight, with the locks of its first statements held.
+
+    Whoever has locked or written a row has a transaction id; texts that are only being prepared hold nothing.
+    """
 
     def active() -> list[Any]:
         return connection.execute(
-            "select coalesce(wait_event, '') from pg_stat_activity where datname = current_database() "
-            "and application_name = 'dbdurable' and state = 'active'"
+            "select coalesce(wait_event, ''), backend_xid is not null from pg_stat_activity "
+            "where datname = current_database() and application_name = 'dbdurable' and state = 'active'"
         ).fetchall()
 
     # What the process sent before it was frozen may still be on its way through the server.
-    wait_until(lambda: all(event == "ClientRead" for (event,) in active()), what="the server to have done what it got")
-    return active() != []
+    wait_until(lambda: all(event == "ClientRead" for event, _ in active()), what="the server to have done what it got")
+    return any(has_locks for _, has_locks in active())
 
 
 def expire_all(connection: Connection) -> None:
