@@ -73,8 +73,9 @@ class Attempts:
         return any(limit > 0 >= self.free(is_async) for is_async, limit in slots)
 
     def any_free(self) -> bool:
-        """Whether a workflow of either colour may be claimed."""
-        return self.free(False) > 0 or self.free(True) > 0
+        """Whether a workflow may be claimed, of a colour that there is."""
+        colours = {definition.is_async for definition in self._executor.definitions.values()}
+        return any(self.free(is_async) > 0 for is_async in colours)
 
     def running_of(self, queue: str) -> int:
         """How many claimed workflows of a queue run here."""

@@ -116,7 +116,9 @@ class Claims:
                 for batch, (queues, limit) in enumerate(groups, first):
                     self._asked.append(self._one(queues, names, limit, batch, first))
         if lowest is None:
-            return []
+            # While all queues are paused a look asks for nothing but whether they still are.
+            paused = all(row is not None and row.paused for row in map(self._row, executor.queues))
+            return [Query(sql.QUEUES, (executor.queues,))] if paused else []
         return [
             Query(sql.CLAIM_PLAN, ()),
             *(query for asked in self._asked for query in asked.queries),
@@ -127,6 +129,8 @@ class Claims:
 
     def take(self, answers: list[list[Row]]) -> Taken:
         """Launches what was claimed."""
+        if not self._asked:
+            return Taken(0, self._note_queues(answers[0]))
         _, *claimed, journals, waits, queues = answers
         claims = iter(claimed)
         records: dict[Any, list[Record]] = {}

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from dbdurable import Durable, Rate
+from dbdurable import Durable, Executor, Rate
 from dbdurable.errors import BadArgument, UnknownQueue
 from tests.queues.conftest import Shop
 from tests.support.wait import wait_until
@@ -79,6 +79,36 @@ def test_pause_and_resume(shop: Shop) -> None:
         client.resume_queue("default")
         executor.hint()
         assert handle.result(30) == 1
+
+
+def looks_of_two_rounds(executor: Executor) -> int:
+    """How often it looks for work while it sees to the upkeep twice, about a second apart."""
+    control = executor.control
+    rounds, looks = control._upkeep._rounds, control._claims._turn
+    wait_until(lambda: control._upkeep._rounds >= rounds + 2)
+    return control._claims._turn - looks
+
+
+def test_the_only_queue_is_paused_and_resumed(shop: Shop) -> None:
+    client = shop.durable.client
+    registered(shop)
+    client.pause_queue("default")
+    handle = shop.job.start("job", 1)
+    shop.gate.open()
+    with shop.durable.executor(threads=2, queues=["default"]) as executor:
+        assert looks_of_two_rounds(executor) < 500, "it asks now and then, and does not spin"
+        assert handle.status() == "queued"
+        client.resume_queue("default")
+        assert handle.result(30) == 1
+
+
+def test_who_is_busy_does_not_spin(shop: Shop) -> None:
+    with shop.durable.executor(threads=1) as executor:
+        handle, later = shop.job.start("job", 1), shop.job.start("job", 2)
+        wait_until(lambda: shop.gate.of("job"))
+        assert looks_of_two_rounds(executor) < 500
+        shop.gate.open()
+        assert (handle.result(30), later.result(30)) == (1, 2)
 
 
 @pytest.mark.parametrize("partitions", [3, 40])
