@@ -70,14 +70,31 @@ def test_queues(database_url: str):
     assert run("queues", database_url) == [*in_order, "at most 3 at once", *paused]
 
 
-def test_shop_is_tested(server_url: str):
-    """As a user runs it: the plugin, a template and databases of its own."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLES / "test_shop.py")]
+@pytest.mark.parametrize(("name", "count"), [("test_shop", 4), ("test_billing", 5)])
+def test_examples_with_tests_are_tested(name: str, count: int, server_url: str):
+    """As a user runs them: the plugin, a template and databases of its own."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLES / f"{name}.py")]
     plugin = ["-p", "dbdurable.testing.plugin", "-c", os.devnull]
     environment = {**os.environ, "DBDURABLE_TEST_DATABASE_URL": server_url}
     done = subprocess.run([*command, *plugin], env=environment, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stdout
-    assert "4 passed" in done.stdout
+    assert f"{count} passed" in done.stdout
+
+
+def test_billing(database_url: str):
+    assert run("billing", database_url) == [
+        "mail to bob: goodbye",
+        "ann: 12 months paid",
+        "bob: cancelled after 1: moved away",
+    ]
+
+
+def test_agent(database_url: str):
+    assert run("agent", database_url) == [
+        "Refund all of it? reject",
+        "Refund a part of it? resolve",
+        "Sorry about the kettle: 10.00 are on their way. [(1000,)]",
+    ]
 
 
 def test_approval(database_url: str):

@@ -35,6 +35,19 @@ PARK: Final = Statement(
     """,
 )
 
+ARRIVED: Final = """
+                  t.kind = 'message' and exists (
+                      select from {schema}.message m where m.workflow_id = w.id and m.topic = t.subject)
+               or t.kind = 'result' and exists (
+                      select from {schema}.workflow o
+                       where o.id = t.subject::uuid and o.status in ('succeeded', 'failed', 'cancelled'))
+               or t.kind = 'event' and exists (
+                      select from {schema}.workflow o left join {schema}.event e
+                          on e.workflow_id = o.id and e.name = substr(t.subject, 38)
+                       where o.id = left(t.subject, 36)::uuid
+                         and (e.name is not null or o.status in ('succeeded', 'failed', 'cancelled')))"""
+"""Of a wait t of the workflow w: what it waits for is there."""
+
 LOOK: Final = Statement(
     "look",
     # After the park has committed: whatever came before that is seen here, and what comes later finds the wait.
@@ -44,18 +57,9 @@ LOOK: Final = Statement(
       from {schema}.workflow w
      where w.id = $1::uuid and w.status = 'waiting' and exists (
            select from {schema}.wait t
-            where t.workflow_id = w.id and (
-                  t.due <= clock_timestamp()
-               or t.kind = 'message' and exists (
-                      select from {schema}.message m where m.workflow_id = w.id and m.topic = t.subject)
-               or t.kind = 'result' and exists (
-                      select from {schema}.workflow o
-                       where o.id = t.subject::uuid and o.status in ('succeeded', 'failed', 'cancelled'))
-               or t.kind = 'event' and exists (
-                      select from {schema}.workflow o left join {schema}.event e
-                          on e.workflow_id = o.id and e.name = substr(t.subject, 38)
-                       where o.id = left(t.subject, 36)::uuid
-                         and (e.name is not null or o.status in ('succeeded', 'failed', 'cancelled')))))
+            where t.workflow_id = w.id and (t.due <= clock_timestamp() or ("""
+    + ARRIVED
+    + """)))
     returning queue
     """,
 )

@@ -44,7 +44,7 @@ class Harness:
     def __init__(self, databases: Databases) -> None:
         self._databases = databases
         self._undo: list[tuple[Definition, Any]] = []
-        self._running = 0
+        self._executors: list[Executor] = []
 
     def __enter__(self) -> Self:
         self._name = self._databases.migrated()
@@ -68,12 +68,36 @@ class Harness:
         with _configured(durable, self.url):
             executor = durable.executor(threads=threads)
             executor._begin()  # not open(): in an `async def` test it may block the test's loop for this moment
-            self._running += 1
+            self._executors.append(executor)
             try:
                 yield executor
             finally:
-                self._running -= 1
+                self._executors.remove(executor)
                 executor._end(None)
+
+    def advance(self, *, days: float = 0, hours: float = 0, seconds: float = 0) -> None:
+        """Lets so much time pass for everything that waits: timers that come due have fired when it returns.
+
+        It goes from one due time to the next, and at each of them waits until nothing more happens by itself. So
+        what began to wait on the way is due in its turn: `advance(days=90)` sees a workflow through three sleeps
+        of 30 days. Sleeps, timeouts, delayed starts and their `expires=` know of it; `dbdurable.now()`, the times
+        in the journal, retries of steps and rate limits go by the real clock.
+
+        Raises:
+            NotRunning: No executor of `run` is open.
+            BadArgument: Negative, NaN or more than a hundred years.
+            WaitTimeout: Something runs for longer than half a minute by the real clock; the message names it.
+
+        Example:
+            >>> def test_reminder(durable_harness):     # doctest: +SKIP
+            ...     with durable_harness.run(durable):
+            ...         handle = approval.start()
+            ...         durable_harness.advance(days=3)
+            ...         assert handle.status() == "waiting"
+        """
+        from dbdurable.testing.clock import advance, amount_s
+
+        advance(self._executors, amount_s(days, hours, seconds))
 
     def mock(self, step: Function[..., R] | AsyncFunction[..., R], *, returns: R) -> None:
         """From now on the step, transaction or workflow does nothing and returns this; it is recorded as always."""
@@ -111,7 +135,7 @@ class Harness:
         """
         from dbdurable.testing.everywhere import crash_everywhere
 
-        if self._running:
+        if self._executors:
             raise BadArgument(
                 "crash_everywhere() opens executors of its own: call it before or after `harness.run(...)`"
             )

@@ -1,0 +1,264 @@
+"""`Harness.advance`: time passes for what waits, and what came due has happened when it returns."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from dbdurable import Durable, aio, race, recv, send, sleep, sleep_until
+from dbdurable.context import now
+from dbdurable.errors import BadArgument, NotRunning, WaitTimeout
+from dbdurable.testing import Harness, clock
+
+durable = Durable("postgresql://nobody@localhost:1/nowhere")
+happened: list[str] = []
+
+
+@pytest.fixture
+def harness(durable_harness: Harness) -> Harness:
+    happened.clear()
+    return durable_harness
+
+
+@durable.step
+def note(what: str) -> None:
+    happened.append(what)
+
+
+@durable.step
+async def anote(what: str) -> None:
+    happened.append(what)
+
+
+@durable.workflow
+def nap(days: float, name: str) -> None:
+    sleep(timedelta(days=days))
+    note(name)
+
+
+@durable.workflow
+def rounds(count: int) -> int:
+    for number in range(count):
+        sleep(timedelta(days=30))
+        note(f"round {number}")
+    return count
+
+
+@durable.workflow
+async def arounds(count: int) -> int:
+    for number in range(count):
+        await aio.sleep(timedelta(days=30))
+        await anote(f"round {number}")
+    return count
+
+
+def test_timers_fire_in_their_order(harness: Harness) -> None:
+    with harness.run(durable):
+        handles = [nap.start(days, name) for days, name in ((3, "c"), (1, "a"), (40, "z"), (2, "b"))]
+        harness.advance(hours=23)
+        assert happened == []
+        harness.advance(days=1, hours=1)
+        assert happened == ["a", "b"]
+        harness.advance(days=30)
+        assert happened == ["a", "b", "c"]
+        assert [handle.status() for handle in handles] == ["succeeded", "succeeded", "waiting", "succeeded"]
+        harness.advance(days=6)  # 38 days in all
+        assert happened == ["a", "b", "c"]
+        harness.advance(days=2)
+        assert happened == ["a", "b", "c", "z"]
+
+
+def test_a_chain_of_sleeps(harness: Harness) -> None:
+    with harness.run(durable):
+        handle = rounds.start(4)
+        harness.advance(days=90)
+        assert happened == ["round 0", "round 1", "round 2"]
+        assert handle.status() == "waiting"
+        harness.advance(days=30)
+        assert happened == ["round 0", "round 1", "round 2", "round 3"]
+        assert handle.result(timeout=0) == 4
+
+
+async def test_a_chain_of_sleeps_of_an_async_body(harness: Harness) -> None:
+    with harness.run(durable):
+        handle = await arounds.start(4)
+        harness.advance(days=90)
+        assert happened == ["round 0", "round 1", "round 2"]
+        assert await handle.status() == "waiting"
+        await asyncio.to_thread(harness.advance, days=30)
+        assert await handle.result(timeout=0) == 4
+
+
+def test_who_called_it_waits_through_it(harness: Harness) -> None:
+    with harness.run(durable):
+        begun, results = threading.Event(), []
+
+        def call() -> None:
+            begun.set()
+            results.append(rounds(2))
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        begun.wait(10)
+        while not results:  # advance sees what runs here, but not the thread before it has called
+            harness.advance(days=60)
+        caller.join()
+        assert results == [2]
+        assert happened == ["round 0", "round 1"]
+
+
+@durable.workflow
+def patient(name: str) -> str:
+    return str(recv("answer", str, timeout=timedelta(days=7), default="nobody answered"))
+
+
+@durable.workflow
+def strict() -> str:
+    return str(recv("answer", str, timeout=timedelta(days=7)))
+
+
+@durable.workflow
+def asks() -> str:
+    """A child that waits, and a parent that waits for it."""
+    answer = patient("child")
+    note(answer)
+    sleep_until(now() + timedelta(days=1))
+    return answer
+
+
+def test_timeouts(harness: Harness) -> None:
+    with harness.run(durable):
+        default, raises, answered = patient.start("a"), strict.start(), patient.start("b")
+        harness.advance(days=6)
+        answered.send("answer", "yes")
+        harness.advance(seconds=0)  # what can happen has happened
+        assert answered.result(timeout=0) == "yes"
+        assert (default.status(), raises.status()) == ("waiting", "waiting")
+        harness.advance(days=1)
+        assert default.result(timeout=0) == "nobody answered"
+        with pytest.raises(WaitTimeout):
+            raises.result(timeout=0)
+
+
+def test_a_parent_goes_on_in_the_same_advance(harness: Harness) -> None:
+    with harness.run(durable):
+        handle = asks.start()
+        harness.advance(days=7.5)
+        assert happened == ["nobody answered"]
+        assert handle.status() == "waiting"
+        harness.advance(hours=12)
+        assert handle.result(timeout=0) == "nobody answered"
+
+
+def wait_days(days: float) -> float:
+    sleep(timedelta(days=days))
+    return days
+
+
+@durable.workflow
+def races() -> tuple[int, float]:
+    return race(lambda: wait_days(20), lambda: wait_days(10), lambda: wait_days(30))
+
+
+@durable.workflow
+async def araces() -> list[str]:
+    async def late() -> str:
+        await aio.sleep(timedelta(days=20))
+        await anote("late")
+        return "late"
+
+    async def soon() -> str:
+        answer: str = await aio.recv("never", str, timeout=timedelta(days=10), default="soon")
+        await anote(answer)
+        return answer
+
+    return list(await asyncio.gather(late(), soon()))
+
+
+def test_races(harness: Harness) -> None:
+    with harness.run(durable):
+        handle = races.start()
+        harness.advance(days=365)
+        assert handle.result(timeout=0) == (1, 10.0)
+
+
+async def test_branches_of_an_async_body(harness: Harness) -> None:
+    with harness.run(durable):
+        handle = await araces.start()
+        harness.advance(days=10)
+        assert happened == ["soon"]
+        harness.advance(days=10)
+        assert await handle.result(timeout=0) == ["late", "soon"]
+        assert happened == ["soon", "late"]
+
+
+@durable.workflow
+def tells(to: str) -> None:
+    sleep(timedelta(days=1))
+    send(to, "answer", "from a workflow")
+
+
+def test_one_workflow_wakes_another(harness: Harness) -> None:
+    with harness.run(durable):
+        handle = patient.start("a")
+        tells.start(str(handle.id))
+        harness.advance(days=2)
+        assert handle.result(timeout=0) == "from a workflow"
+
+
+def test_delayed_starts_and_those_that_nobody_began(harness: Harness) -> None:
+    with harness.run(durable), psycopg.connect(harness.url, autocommit=True) as connection:
+        delayed = nap.options(delay=timedelta(days=2)).start(1, "delayed")
+        harness.advance(days=2)
+        assert delayed.status() == "waiting"
+        connection.execute("select dbdurable.pause_queue('default')")
+        missed = nap.options(expires=timedelta(days=5)).start(1, "missed")
+        harness.advance(days=4)  # a ticket in a paused queue keeps nobody waiting
+        assert (missed.status(), happened) == ("queued", [])
+        harness.advance(days=1)
+        assert missed.status() == "cancelled"
+        connection.execute("select dbdurable.resume_queue('default')")
+        harness.advance()
+        assert happened == ["delayed"]
+
+
+def test_paused_workflows_have_their_own_time(harness: Harness) -> None:
+    with harness.run(durable):
+        handle = nap.start(10, "a")
+        harness.advance(days=4)
+        handle.pause()
+        harness.advance(days=100)
+        handle.resume()
+        harness.advance(days=5)
+        assert happened == []
+        harness.advance(days=1)
+        assert happened == ["a"]
+
+
+def test_what_it_cannot_do_is_told(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotRunning, match=r"with harness\.run"):
+        harness.advance(days=1)
+    release = threading.Event()
+
+    @durable.workflow
+    def holds() -> None:
+        release.wait(30)
+
+    with harness.run(durable):
+        wrong: list[dict[str, Any]] = [{"days": -1}, {"hours": float("nan")}, {"seconds": "1"}, {"days": 40_000}]
+        for amount in wrong:
+            with pytest.raises(BadArgument):
+                harness.advance(**amount)
+        monkeypatch.setattr(clock, "PATIENCE_S", 0.1)
+        handle = holds.start()
+        with pytest.raises(WaitTimeout, match=f"holds {handle.id}"):
+            harness.advance(days=1)
+        release.set()
+        monkeypatch.undo()
+        harness.advance()
+        assert handle.status() == "succeeded"
