@@ -24,13 +24,15 @@ EVERY_JOURNAL: Final = Statement(
 
 UNSETTLED: Final = Statement(
     "unsettled",
-    # What is still to do now: timers that are due (any executor rings them all), and of the workflows that this
-    # executor can run: tickets, what runs, and waits whose wake-up is on its way. Nobody claims from a paused queue.
+    # What is still to do now: timers that are due and cancels that have not reached the children (any executor sees
+    # to them all); of the workflows that this executor can run: tickets, what runs, and waits whose wake-up is on its
+    # way. Nobody claims from a paused queue.
     """
     select w.name || ' ' || w.id
       from {schema}.workflow w
      where exists (
            select from {schema}.wait t where t.workflow_id = w.id and t.due <= clock_timestamp() and not t.rung)
+        or exists (select from {schema}.cascade c where c.workflow_id = w.id)
         or w.queue = any($1::text[]) and w.name = any($2::text[]) and (
                w.status = 'running'
             or not exists (select from {schema}.queue q where q.name = w.queue and q.paused) and (
@@ -53,9 +55,11 @@ LET_PASS: Final = Statement(
     "let_pass",
     # So much time passes: what is due comes nearer by it.
     """
-    with unbegun as (
-        update {schema}.workflow set expires_at = expires_at - make_interval(secs => $1::float8)
-         where expires_at is not null and status in ('queued', 'paused'))
+    with ends as (
+        update {schema}.workflow
+           set deadline = deadline - make_interval(secs => $1::float8),
+               expires_at = expires_at - make_interval(secs => $1::float8)
+         where coalesce(deadline, expires_at) is not null and status in ('queued', 'running', 'waiting'))
     update {schema}.wait set due = due - make_interval(secs => $1::float8) where due is not null
     """,
 )

@@ -80,7 +80,7 @@ class Harness:
 
         It goes from one due time to the next, and at each of them waits until nothing more happens by itself. So
         what began to wait on the way is due in its turn: `advance(days=90)` sees a workflow through three sleeps
-        of 30 days. Sleeps, timeouts, delayed starts and their `expires=` know of it; `dbdurable.now()`, the times
+        of 30 days. Sleeps, timeouts, deadlines, delayed starts and `expires=` know of it; `dbdurable.now()`, the times
         in the journal, retries of steps and rate limits go by the real clock.
 
         Raises:

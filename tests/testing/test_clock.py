@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from dbdurable import Durable, aio, race, recv, send, sleep, sleep_until
+from dbdurable import Durable, aio, race, recv, send, sleep, sleep_until, timeout
 from dbdurable.context import now
 from dbdurable.errors import BadArgument, NotRunning, WaitTimeout
 from dbdurable.testing import Harness, clock
@@ -225,6 +225,40 @@ def test_delayed_starts_and_those_that_nobody_began(harness: Harness) -> None:
         connection.execute("select dbdurable.resume_queue('default')")
         harness.advance()
         assert happened == ["delayed"]
+
+
+def test_deadlines(harness: Harness) -> None:
+    with harness.run(durable):
+        handle = nap.options(timeout=timedelta(days=20)).start(30, "too late")
+        parent = asks.options(timeout=timedelta(days=5)).start()
+        harness.advance(days=4)
+        assert (handle.status(), parent.status()) == ("waiting", "waiting")
+        harness.advance(days=1)
+        assert (handle.status(), parent.status()) == ("waiting", "cancelled")
+        children = durable.client.workflows(name="patient")
+        assert [child.status for child in children] == ["cancelled"], "the cancel has reached it"
+        harness.advance(days=15)
+        assert (handle.status(), happened) == ("cancelled", [])
+
+
+@durable.workflow
+def limited() -> str:
+    try:
+        with timeout(timedelta(days=3)):
+            sleep(timedelta(days=2))
+            sleep(timedelta(days=2))
+    except WaitTimeout:
+        return "too late"
+    return "in time"
+
+
+def test_the_time_of_a_block(harness: Harness) -> None:
+    with harness.run(durable):
+        handle = limited.start()
+        harness.advance(days=2.5)
+        assert handle.status() == "waiting"
+        harness.advance(hours=12)
+        assert handle.result(timeout=0) == "too late"
 
 
 def test_paused_workflows_have_their_own_time(harness: Harness) -> None:
