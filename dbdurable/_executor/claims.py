@@ -83,6 +83,8 @@ class Taken:
 
     count: int
     more: bool
+    asked: bool = True
+    """Whether it looked at all: with every slot taken there is nothing to ask."""
 
 
 class Claims:

@@ -94,7 +94,7 @@ class Control:
                 logger.exception("claiming failed")
                 delay_s = min(2.0, delay_s * 2)
             else:
-                if taken.more and self._executor.attempts.any_free():
+                if taken.more and taken.asked and self._executor.attempts.any_free():
                     continue
             upkeep_s = max(0.0, min(self._upkeep_at, self._upkeep.sure_at) - boottime())
             wait_s = min(delay_s, upkeep_s) * self._random.uniform(0.8, 1.2)
@@ -117,10 +117,10 @@ class Control:
         tells = [Query(WAKE_ENDED, (children,))] if children else []
         claims = self._claims.ask()
         if not upkeep and not timers and not tells and not claims:
-            return Taken(0, True)
+            return Taken(0, True, asked=False)
         answers = iter(self._driver.run(flight(*upkeep, *timers, *tells, *claims)))
         kept, rung, _ = (list(islice(answers, len(asked))) for asked in (upkeep, timers, tells))
-        taken = self._claims.take(list(answers)) if claims else Taken(0, True)
+        taken = self._claims.take(list(answers)) if claims else Taken(0, True, asked=False)
         if timers:
             self.timers.take(rung[-1])
         if upkeep and self._upkeep.take(kept):

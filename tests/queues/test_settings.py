@@ -111,6 +111,16 @@ def test_who_is_busy_does_not_spin(shop: Shop) -> None:
         assert (handle.result(30), later.result(30)) == (1, 2)
 
 
+def test_who_has_used_up_its_share_of_the_only_queue_does_not_spin(shop: Shop) -> None:
+    queue = shop.durable.queue("heavy", worker_concurrency=1)
+    handles = [shop.job.options(queue=queue).start("heavy", n) for n in range(3)]
+    with shop.durable.executor(threads=4, queues=[queue]) as executor:
+        shop.gate.wait_inside(1)
+        assert looks_of_two_rounds(executor) < 500
+        shop.gate.open()
+        assert [handle.result(30) for handle in handles] == [0, 1, 2]
+
+
 @pytest.mark.parametrize("partitions", [3, 40])
 def test_a_limit_by_partition_that_comes_and_goes_strands_nobody(partitions: int, shop: Shop) -> None:
     """Tickets lie by partition only where something is limited by it; those that lie elsewhere are moved."""
