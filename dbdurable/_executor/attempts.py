@@ -67,16 +67,6 @@ class Attempts:
         with self._lock:
             return limit - self._running[is_async]
 
-    def any_full(self) -> bool:
-        """Whether all slots of a colour are taken: then a look could not ask for more of it."""
-        slots = (False, self._executor.threads), (True, self._executor.tasks)
-        return any(limit > 0 >= self.free(is_async) for is_async, limit in slots)
-
-    def any_free(self) -> bool:
-        """Whether a workflow may be claimed, of a colour that there is."""
-        colours = {definition.is_async for definition in self._executor.definitions.values()}
-        return any(self.free(is_async) > 0 for is_async in colours)
-
     def running_of(self, queue: str) -> int:
         """How many claimed workflows of a queue run here."""
         with self._lock:

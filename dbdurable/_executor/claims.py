@@ -66,6 +66,7 @@ class QueueRow(NamedTuple):
 class Asked:
     """One claim of a flight: of these queues, for that colour."""
 
+    is_async: bool
     queues: list[str]
     limit: int
     queries: tuple[Query, ...]
@@ -79,12 +80,15 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """How a look ended: how many were claimed, and whether more can be expected at once."""
+    """How a look ended.
+
+    `again`: more can be claimed at once. `hungry`: more than there were slots for may be there, so that a slot which
+    is freed is worth a look.
+    """
 
     count: int
-    more: bool
-    asked: bool = True
-    """Whether it looked at all: with every slot taken there is nothing to ask."""
+    again: bool
+    hungry: bool
 
 
 class Claims:
@@ -94,7 +98,8 @@ class Claims:
         self._executor = executor
         self._driver = driver
         self._queues: dict[str, QueueRow] | None = None
-        self._lines: dict[tuple[str, int], datetime] = {}
+        self._lines: dict[tuple[bool, str, int], datetime] = {}
+        self._skipped = False
         self._partition: dict[str, str] = {}
         self._asked: list[Asked] = []
         self._kept: dict[UUID, dict[str, KeptWait]] = {}
@@ -104,7 +109,7 @@ class Claims:
     def ask(self) -> list[Query]:
         """The statements of one look; none where no slot is free."""
         executor = self._executor
-        self._asked, self._began, self._turn = [], boottime(), self._turn + 1
+        self._asked, self._skipped, self._began, self._turn = [], False, boottime(), self._turn + 1
         lowest: int | None = None
         if self._queues is None:
             self._note_queues(self._driver.run(query(sql.QUEUES, executor.queues)))
@@ -112,11 +117,12 @@ class Claims:
             names = [d.name for d in executor.definitions.values() if d.is_async is is_async]
             free = min(CLAIM_MAX, executor.attempts.free(is_async))
             groups = list(self._groups(is_async, free)) if names and free > 0 and not executor.lease.lost else []
+            self._skipped = self._skipped or (bool(names) and free <= 0)
             if groups:
                 first = executor.attempts.next_batches(len(groups))
                 lowest = first if lowest is None else min(lowest, first)
                 for batch, (queues, limit) in enumerate(groups, first):
-                    self._asked.append(self._one(queues, names, limit, batch, first))
+                    self._asked.append(self._one(is_async, queues, names, limit, batch, first))
         if lowest is None:
             # While all queues are paused a look asks for nothing but whether they still are.
             paused = all(row is not None and row.paused for row in map(self._row, executor.queues))
@@ -132,20 +138,22 @@ class Claims:
     def take(self, answers: list[list[Row]]) -> Taken:
         """Launches what was claimed."""
         if not self._asked:
-            return Taken(0, self._note_queues(answers[0]))
+            return Taken(0, self._note_queues(answers[0]), hungry=False)
         _, *claimed, journals, waits, queues = answers
         claims = iter(claimed)
         records: dict[Any, list[Record]] = {}
         for id, *record in journals:
             records.setdefault(id, []).append(Record(*record))
         self._kept = kept_waits(waits, self._executor.lease.now())
-        count, more = 0, self._note_queues(queues)
+        count, again, hungry = 0, self._note_queues(queues), self._skipped
         for asked in self._asked:
             *_, rows = [next(claims) for _ in asked.queries]
             found, further = self._launch(asked, rows, records)
-            count, more = count + found, more or further or found == asked.limit
+            full = found == asked.limit
+            again = again or further or (full and self._executor.attempts.free(asked.is_async) > 0)
+            count, hungry = count + found, hungry or full
         self._note_time(count)
-        return Taken(count, more)
+        return Taken(count, again, hungry)
 
     # -- what to ask -----------------------------------------------------------------------------------
 
@@ -164,29 +172,31 @@ class Claims:
                 left = (row.worker_concurrency or 0) - self._executor.attempts.running_of(name)
                 if left > 0:
                     yield [name], min(free, left)
+                else:
+                    self._skipped = True
         if together:
             yield together, free
 
-    def _one(self, queues: list[str], names: list[str], limit: int, batch: int, first: int) -> Asked:
+    def _one(self, is_async: bool, queues: list[str], names: list[str], limit: int, batch: int, first: int) -> Asked:
         row = self._row(queues[0])
         owner = (self._executor.lease.executor_id, batch, first)
         if row is not None and row.limited and len(queues) == 1:
             begin = self._partition.get(queues[0], "")
             keys = Query(sql.ENSURE_KEYS, (queues[0], begin, PARTITIONS_MAX))
             claim = Query(sql.CLAIM_LIMITED, (queues[0], names, limit, *owner, begin, PARTITIONS_MAX))
-            return Asked(queues, limit, (keys, claim))
-        if self._began >= self._full_at or not any(queue in queues for queue, _ in self._lines):
-            return Asked(queues, limit, (Query(sql.CLAIM, (queues, names, limit, *owner)),), True)
-        places, ranks, ats, los, his = zip(*sorted(self._ahead(queues), key=_urgency), strict=True)
+            return Asked(is_async, queues, limit, (keys, claim))
+        if self._began >= self._full_at or not any(of is is_async and queue in queues for of, queue, _ in self._lines):
+            return Asked(is_async, queues, limit, (Query(sql.CLAIM, (queues, names, limit, *owner)),), True)
+        places, ranks, ats, los, his = zip(*sorted(self._ahead(is_async, queues), key=_urgency), strict=True)
         ahead = (list(places), names, limit, *owner, list(ranks), list(ats), list(los), list(his))
-        return Asked(queues, limit, (Query(sql.CLAIM_AHEAD, ahead),))
+        return Asked(is_async, queues, limit, (Query(sql.CLAIM_AHEAD, ahead),))
 
-    def _ahead(self, queues: list[str]) -> Iterator[Line]:
+    def _ahead(self, is_async: bool, queues: list[str]) -> Iterator[Line]:
         """The lines that are known, and the gaps between them."""
         for queue in queues:
-            known = sorted(rank for of, rank in self._lines if of == queue)
+            known = sorted(rank for *of, rank in self._lines if of == [is_async, queue])
             for rank in known:
-                yield Line(queue, rank, self._lines[queue, rank], None, None)
+                yield Line(queue, rank, self._lines[is_async, queue, rank], None, None)
             for lo, hi in pairwise((RANK_MIN, *known, RANK_MAX)):
                 if hi - lo > 1:
                     yield Line(queue, None, None, lo, hi)
@@ -209,7 +219,7 @@ class Claims:
                     continue
             id, name, key, epoch, attempt, interrupt, input, deadline, queue, slots, parent_id, began_us, rank, at = row
             if id is None:
-                self._pass(queue, rank, at)
+                self._pass(asked.is_async, queue, rank, at)
                 continue
             definition = executor.definitions[name]
             frame = WorkflowFrame(
@@ -233,14 +243,14 @@ class Claims:
             executor.attempts.launch(definition, frame, batch, input)
             count += 1
             if not limited:
-                self._pass(queue, rank, at)
+                self._pass(asked.is_async, queue, rank, at)
         if limited:
             self._partition[asked.queues[0]] = further or ""
         return count, further is not None
 
-    def _pass(self, queue: str, rank: int, at: datetime) -> None:
-        """Tickets of that line are taken up to here."""
-        line, behind = (queue, rank), at - timedelta(seconds=BEHIND_S)
+    def _pass(self, is_async: bool, queue: str, rank: int, at: datetime) -> None:
+        """Tickets of that line and colour are taken up to here."""
+        line, behind = (is_async, queue, rank), at - timedelta(seconds=BEHIND_S)
         known = self._lines.get(line)
         if known is None or behind > known:
             self._lines[line] = behind

@@ -83,9 +83,10 @@ class Control:
         delay_s = POLL_S_FIRST
         while not self._stopping.is_set():
             self._wake.clear()
+            self._hungry = True  # a slot that is freed while this look is under way is one that it did not ask for
             try:
                 taken = self.look()
-                self._hungry = taken.more or self._executor.attempts.any_full()
+                self._hungry = taken.hungry
                 delay_s = POLL_S_FIRST if taken.count else min(self._poll_s_max, max(POLL_S_FIRST, delay_s * 1.5))
             except (ConnectionLost, Transient, DatabaseUnavailable) as error:
                 logger.warning("the database is away: %s", error)
@@ -94,7 +95,7 @@ class Control:
                 logger.exception("claiming failed")
                 delay_s = min(2.0, delay_s * 2)
             else:
-                if taken.more and taken.asked and self._executor.attempts.any_free():
+                if taken.again:
                     continue
             upkeep_s = max(0.0, min(self._upkeep_at, self._upkeep.sure_at) - boottime())
             wait_s = min(delay_s, upkeep_s) * self._random.uniform(0.8, 1.2)
@@ -117,10 +118,10 @@ class Control:
         tells = [Query(WAKE_ENDED, (children,))] if children else []
         claims = self._claims.ask()
         if not upkeep and not timers and not tells and not claims:
-            return Taken(0, True, asked=False)
+            return Taken(0, again=False, hungry=True)
         answers = iter(self._driver.run(flight(*upkeep, *timers, *tells, *claims)))
         kept, rung, _ = (list(islice(answers, len(asked))) for asked in (upkeep, timers, tells))
-        taken = self._claims.take(list(answers)) if claims else Taken(0, True, asked=False)
+        taken = self._claims.take(list(answers)) if claims else Taken(0, again=False, hungry=True)
         if timers:
             self.timers.take(rung[-1])
         if upkeep and self._upkeep.take(kept):
