@@ -35,6 +35,11 @@ begin
         raise exception using errcode = 'DD005', message = format(
             'a topic is a name of at most 200 characters that starts with a letter or _, not %L', left(send.topic, 80));
     end if;
+    -- Sent before: also where the workflow has read it and ended since. A step that runs again sends again.
+    if exists (select from {schema}.message_key k where k.workflow_id = send.id and k.topic = send.topic
+                                                    and k.key = send.idempotency_key) then
+        return false;
+    end if;
     perform {schema}.check_open(send.id);
     perform send.value::jsonb;      -- refuses what views could not show, such as NUL characters
     if send.idempotency_key is not null then

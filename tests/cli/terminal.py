@@ -10,6 +10,7 @@ import select
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 
 from tests.support.wait import wait_until
@@ -42,6 +43,21 @@ class Terminal:
     def press(self, key: str) -> None:
         """A key, or a control character."""
         os.write(self.master, key.encode())
+
+    def interrupted(self) -> int:
+        """Ctrl-C until it ends: Python drops an interrupt that comes in the middle of a finalizer."""
+        next_at = 0.0
+
+        def ended() -> bool:
+            nonlocal next_at
+            self.read()
+            if self.process.poll() is None and time.monotonic() >= next_at:
+                self.press("\x03")
+                next_at = time.monotonic() + 3
+            return self.process.poll() is not None
+
+        wait_until(ended, 20, "the end of the process")
+        return self.process.returncode
 
     def ended(self) -> int:
         wait_until(lambda: (self.read(), self.process.poll())[1] is not None, 20, "the end of the process")

@@ -253,6 +253,16 @@ def test_a_step_that_runs_again_sends_once(
     assert connection.execute("select count(*) from dbdurable.message").fetchone() == (0,)
 
 
+def test_what_was_sent_once_may_be_sent_again_after_its_reader_has_ended(durable: Durable, numbers: Any) -> None:
+    with durable.executor():
+        receiver = numbers.start(1)
+        receiver.send("number", 1, idempotency_key="once")
+        assert receiver.result(timeout=20) == [1]
+        receiver.send("number", 1, idempotency_key="once")
+        with pytest.raises(WorkflowFinished):
+            receiver.send("number", 1, idempotency_key="another")
+
+
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 def test_a_transaction_sends_if_it_commits(
     durable: Durable, connection: Connection, numbers: Any, is_async: bool
