@@ -1,15 +1,15 @@
 """Faults at numbered points: a process is killed, frozen or cut off exactly where a test says.
 
 Give a `Faults` to an application before its first use. It writes down every point that is reached, so that
-a first run without a plan lists them; a second run with the plan of one of them fails there. Points are
-numbered by role, because the services of an executor (claim, heartbeat) reach theirs at any time: what runs
-a workflow reaches its own in the same order every time.
+a first run without a plan lists them; a second run with the plan of one of them fails there. A point's number
+says how often its role has come to a point of that name: other threads and other waits do not shift it.
 
 Example:
     >>> faults = Faults()
     >>> faults.reached("before commit", None)
+    >>> faults.reached("before commit", None)
     >>> [str(point) for point in faults.points]
-    ['caller 1: before commit']
+    ['caller: before commit (1)', 'caller: before commit (2)']
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ POLLS = frozenset({"outcome", "idle", "clock"})
 
 FLUSH = "ride_timeout"
 """Part of the names of points of a commit that several workflows share: they have a role of their own, "flush",
-since whose thread it is that writes for the others is left to chance."""
+since whose thread it is that writes for the others is left to chance, and what rides with it as well."""
 
 
 class Point(NamedTuple):
-    """One place in one run: who reached it, its number among that role's points, and what it is."""
+    """One place in one run: who reached it, what it is, and the how manieth of that role and name it is."""
 
     role: str
-    number: int
     name: str
+    number: int = 1
 
     def __str__(self) -> str:
-        return f"{self.role} {self.number}: {self.name}"
+        return f"{self.role}: {self.name} ({self.number})"
 
 
 Action = Callable[[Point, Any], None]
@@ -61,19 +61,19 @@ def role_here() -> str:
 
 
 class Faults:
-    """A seam that numbers points, and does `action` when `role` reaches its point `number`.
+    """A seam that numbers points, and does `action` at the point `at`.
 
-    `connection` of the action is the one in use, or the last one that the role has used.
+    `connection` of the action is the one in use, or the last one that the thread has used.
     """
 
-    def __init__(self, role: str = "caller", number: int = 0, action: Action | None = None) -> None:
+    def __init__(self, at: Point | None = None, action: Action = lambda point, connection: None) -> None:
         self.points: list[Point] = []
         self.fired: Point | None = None
-        self._at = (role, number)
+        self._at = at
         self._action = action
         self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
-        self._connections: dict[str, Any] = {}
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._last = threading.local()
 
     def install(self, durable: Durable) -> None:
         """Puts the seam into an application's database; do it before the first connection."""
@@ -83,18 +83,19 @@ class Faults:
         """Called by the drivers; `dbdurable._io.seam.Seam`."""
         if point.partition(" ")[2] in POLLS:
             return
-        role = "flush" if FLUSH in point else role_here()
+        role = role_here()
+        if FLUSH in point:
+            role, point = "flush", f"{point.partition(' ')[0]} flush"
+        if connection is not None:
+            self._last.connection = connection
         with self._lock:
-            self._counts[role] += 1
-            here = Point(role, self._counts[role], point)
+            self._counts[role, point] += 1
+            here = Point(role, point, self._counts[role, point])
             self.points.append(here)
-            if connection is not None:
-                self._connections[role] = connection
-            fire = self._action is not None and (role, here.number) == self._at
-            if fire:
+            if here == self._at:
                 self.fired = here
-        if fire and self._action is not None:
-            self._action(here, self._connections.get(role))
+        if here == self._at:
+            self._action(here, getattr(self._last, "connection", None))
 
 
 def kill(point: Point, connection: Any) -> None:

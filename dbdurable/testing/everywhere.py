@@ -143,7 +143,7 @@ class Trial:
         """The process's whole life."""
         os.environ["DBDURABLE_POLL_INTERVAL_S_MAX"] = "0.05"
         self._runtime.configure({"url": self._databases.url(name)})
-        faults = Faults(point.role, point.number, kill) if point is not None else Faults()
+        faults = Faults(point, kill)
         self._runtime.database.seam = faults
         executor = Executor(self._runtime, None, threads=1, tasks=16)
         is_async = isinstance(self._call, AsyncCall)

@@ -7,10 +7,10 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 
 from tests.support.wait import wait_until
@@ -33,7 +33,7 @@ class Terminal:
             env={**environment, **env},
             cwd=cwd,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # Ctrl-C then reaches the process
+            preexec_fn=_as_a_terminal_does,
         )
         os.close(slave)
 
@@ -43,21 +43,6 @@ class Terminal:
     def press(self, key: str) -> None:
         """A key, or a control character."""
         os.write(self.master, key.encode())
-
-    def interrupted(self) -> int:
-        """Ctrl-C until it ends: Python drops an interrupt that comes in the middle of a finalizer."""
-        next_at = 0.0
-
-        def ended() -> bool:
-            nonlocal next_at
-            self.read()
-            if self.process.poll() is None and time.monotonic() >= next_at:
-                self.press("\x03")
-                next_at = time.monotonic() + 3
-            return self.process.poll() is not None
-
-        wait_until(ended, 20, "the end of the process")
-        return self.process.returncode
 
     def ended(self) -> int:
         wait_until(lambda: (self.read(), self.process.poll())[1] is not None, 20, "the end of the process")
@@ -79,6 +64,12 @@ class Terminal:
             self.process.kill()
             self.process.wait(10)
         os.close(self.master)
+
+
+def _as_a_terminal_does() -> None:
+    """Ctrl-C reaches the process, and means something: a shell's background jobs inherit that it does not."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _plain(text: str) -> str:

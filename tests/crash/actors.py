@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -30,8 +30,8 @@ class Job:
     url: str
     program: str
     runs: tuple[str, ...] = ()
-    fault: tuple[str, int, str] | None = None
-    """Role, number and action."""
+    fault: tuple[Point, str] | None = None
+    """Where, and which action."""
     mutant: str | None = None
     claims: tuple[str, ...] = ()
     """Runs whose queues it serves besides its own."""
@@ -52,6 +52,8 @@ class Report:
 
     exitcode: int | None = None
     fired: Point | None = None
+    happened: bool = False
+    """The fault took place: an answer can only be lost if there is one."""
     points: list[Point] = field(default_factory=list)
     results: dict[str, str] = field(default_factory=dict)
     error: str | None = None
@@ -78,7 +80,7 @@ def act(job: Job, pipe: Pipe) -> None:
     durable.configure(url=job.url, migrate=False)
     if job.mutant is not None:
         mutants.MUTANTS[job.mutant].apply()
-    role, number, action = job.fault or ("", 0, "")
+    at, action = job.fault or (None, "")
 
     def at_point(point: Point, connection: Any) -> None:
         pipe.send(("fired", point))
@@ -88,7 +90,7 @@ def act(job: Job, pipe: Pipe) -> None:
         else:
             ACTIONS[action](point, connection)
 
-    faults = Faults(role, number, at_point)
+    faults = Faults(at, at_point)
     faults.install(durable)
     try:
         if program.is_async:
@@ -163,6 +165,7 @@ class Actor:
         self.job = job
         self.report = Report()
         self._proxy = proxy
+        self._doomed: int | None = None
         self._pipe, theirs = _context.Pipe()
         self.process: ForkServerProcess = _context.Process(target=act, args=(job, theirs), daemon=True)
         self.process.start()
@@ -194,10 +197,11 @@ class Actor:
             case "points", [points]:
                 self.report.points = points
             case "fired", [point]:
-                self.report.fired = point
+                self.report.fired, self.report.happened = point, True
             case "error", [text]:
                 self.report.error = text
             case "lose", [backend_pid]:
+                self._doomed = backend_pid
                 self._proxy.lose_next_answer(backend_pid)
                 self._pipe.send("armed")
 
@@ -207,6 +211,8 @@ class Actor:
         self.process.join(timeout_s)
         assert self.process.exitcode is not None, f"{self.job} does not end"
         self.report.exitcode = self.process.exitcode
+        if self._doomed is not None:
+            self.report.happened = self._proxy.has_lost(self._doomed)
         return self.report
 
     def kill(self) -> None:
@@ -249,6 +255,35 @@ def run(job: Job, proxy: Any = None) -> Report:
     """One process from its beginning to its end."""
     with acting(job, proxy) as actor:
         return actor.end()
+
+
+TRIES = 5
+
+
+@dataclass(frozen=True)
+class Injected:
+    """A run in which its fault has happened."""
+
+    at: Point
+    run: str
+    report: Report
+
+
+def inject(job: Job, points: Sequence[Point], action: str, at_once: int = 2, proxy: Any = None) -> list[Injected]:
+    """One run of `job` for each point, with the fault there.
+
+    A workflow that waits may do so in place in one run and park in the next one. A run that did not come to
+    its point is void and is done again, under another name; void `TRIES` times is a failure.
+    """
+    done: list[Injected] = []
+    left = {f"run-{n:03}": at for n, at in enumerate(points)}
+    for _ in range(TRIES):
+        jobs = [replace(job, runs=(name,), fault=(at, action)) for name, at in left.items()]
+        tried = [Injected(*it) for it in zip(left.values(), left, run_all(jobs, at_once, proxy), strict=True)]
+        done += [it for it in tried if it.report.happened]
+        left = {f"{it.run}-again": it.at for it in tried if not it.report.happened}
+    assert not left, f"void: {[str(at) for at in left.values()]} not reached in {TRIES} runs each"
+    return done
 
 
 def run_all(jobs: Sequence[Job], at_once: int = 2, proxy: Any = None) -> list[Report]:

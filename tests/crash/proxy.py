@@ -41,8 +41,6 @@ class Proxy:
         self.url = f"postgresql://{login}@/{said['dbname']}?host={quote(self._directory, safe='')}&port=5432"
         self._lock = threading.Lock()
         self._doomed: set[int] = set()
-        self.lost = 0
-        """Answers that the server gave and the client never saw."""
         self.round_trips: Counter[int] = Counter()
         """By backend process id: how often the client waited for the server."""
         self.exchanges: list[str] = []
@@ -53,6 +51,13 @@ class Proxy:
         """The answer to that session's next command is swallowed, and the connection ends. A mere Parse passes."""
         with self._lock:
             self._doomed.add(backend_pid)
+
+    def has_lost(self, backend_pid: int) -> bool:
+        """Whether that answer was swallowed; if it never came, the session is as others again."""
+        with self._lock:
+            was_lost = backend_pid not in self._doomed
+            self._doomed.discard(backend_pid)
+            return was_lost
 
     def _accept(self) -> None:
         while True:
@@ -77,7 +82,6 @@ class Proxy:
     def note_lost(self, pid: int) -> None:
         with self._lock:
             self._doomed.discard(pid)
-            self.lost += 1
 
     def note_turn(self, pid: int) -> None:
         with self._lock:

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from dbdurable.testing.crash import Point
-from tests.crash.actors import Job, run, run_all
+from tests.crash.actors import Job, inject, run
 from tests.crash.conftest import Note
 from tests.crash.faults import of_programs, sample
 from tests.crash.oracle import check_house, check_same, traces
@@ -38,34 +38,19 @@ def break_at(
     every = of_programs(golden.points)
     if action == "lose":
         every = [point for point in every if changes_something(point.name)]
-    chosen = {f"run-{at.role}-{at.number}": at for at in sample(every, wanted, f"{action} {program}")}
+    chosen = sample(every, wanted, f"{action} {program}")
     with Proxy(url) as proxy:
-        reports = run_all(
-            [
-                Job(
-                    proxy.url if action == "lose" else url,
-                    program,
-                    runs=(name,),
-                    fault=(at.role, at.number, action),
-                    idle=True,
-                    keyed=keyed,
-                )
-                for name, at in chosen.items()
-            ],
-            at_once=1,
-            proxy=proxy,
-        )
-        assert action != "lose" or proxy.lost == len(chosen), "not every answer was lost"
-    for (name, at), report in zip(chosen.items(), reports, strict=True):
-        assert report.fired is not None, f"void: {at} was not reached"
+        job = Job(proxy.url if action == "lose" else url, program, idle=True, keyed=keyed)
+        runs = inject(job, chosen, action, at_once=1, proxy=proxy)
+    for it in runs:
         try:
-            assert report.exitcode == 0, report.error
-            assert report.results[name] == golden.results["golden"], "result"
-            check_same(traces(connection, "golden"), traces(connection, name))
+            assert it.report.exitcode == 0, it.report.error
+            assert it.report.results[it.run] == golden.results["golden"], "result"
+            check_same(traces(connection, "golden"), traces(connection, it.run))
         except AssertionError as difference:
-            raise AssertionError(f"{action} at {at}: {difference}") from difference
+            raise AssertionError(f"{action} at {it.at}: {difference}") from difference
     check_house(connection)
-    return list(chosen.values()), every
+    return chosen, every
 
 
 @pytest.mark.parametrize("program", SHORT)

@@ -17,6 +17,7 @@ from dbdurable._protocol.ride import RIDES, rides
 from dbdurable._protocol.start import Start
 from dbdurable._sql.workflow import FINISH, START
 from dbdurable.errors import UnknownQueue
+from dbdurable.testing.crash import Point
 from tests.crash.actors import Job, run
 from tests.crash.oracle import check_house
 from tests.crash.programs import durable, mixed
@@ -27,8 +28,12 @@ WORKFLOWS = 48
 
 
 @pytest.mark.parametrize("action", ["kill", "cut"])
-@pytest.mark.parametrize("number", [1, 2, 3, 4, 9, 16])
-def test_at_a_point_of_a_shared_commit(number: int, action: str, database_url: str, prepared: Connection) -> None:
+@pytest.mark.parametrize(
+    ("when", "number"), [("before", 1), ("after", 1), ("before", 2), ("after", 2), ("before", 5), ("after", 8)]
+)
+def test_at_a_point_of_a_shared_commit(
+    when: str, number: int, action: str, database_url: str, prepared: Connection
+) -> None:
     run(Job(database_url, "steps"))  # the names are known from now on
     names = [f"load-{n}" for n in range(WORKFLOWS)]
     durable.configure(url=database_url, migrate=False)
@@ -37,9 +42,9 @@ def test_at_a_point_of_a_shared_commit(number: int, action: str, database_url: s
         mixed.options(key=name, queue="load").start(name)
     durable.close()
 
-    report = run(Job(database_url, "mixed", claims=("load",), threads=16, fault=("flush", number, action), idle=True))
-    assert report.fired is not None, "void: the fault was not injected"
-    assert "ride_timeout" in report.fired.name
+    at = Point("flush", f"{when} flush", number)
+    report = run(Job(database_url, "mixed", claims=("load",), threads=16, fault=(at, action), idle=True))
+    assert report.fired == at, "void: the fault was not injected"
     prepared.execute("update dbdurable.executor set expires_at = '-infinity'")
     run(Job(database_url, "mixed", claims=("load",), idle=True))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -39,11 +40,14 @@ def id_of(connection: Connection, name: str) -> Any:
     return row[0]
 
 
+_number = itertools.count(1)
+
+
 @contextlib.contextmanager
 def frozen(connection: Connection, job: Job) -> Iterator[tuple[Actor, str]]:
     """A process that stands still at its point, its services wherever they are, and the name of its run."""
     assert job.fault is not None
-    name = f"run-{job.fault[0]}-{job.fault[1]}"
+    name = f"run-{next(_number)}"
     with acting(replace(job, runs=(name,), environment=QUICK)) as actor:
         actor.hear("fired")
         actor.wait_frozen()
@@ -124,7 +128,7 @@ def freeze_at(
     expected, every = traces(connection, "golden"), points_of_work(golden.points)
     tried = choose(every)
     for at in tried:
-        with frozen(connection, Job(url, program, (), (at.role, at.number, "freeze"), mutant)) as (zombie, name):
+        with frozen(connection, Job(url, program, (), (at, "freeze"), mutant)) as (zombie, name):
             since, epoch = meanwhile(connection, name)
             zombie.thaw()
             if meanwhile is pause:
@@ -181,7 +185,7 @@ def a_few(program: str, wanted: int) -> Callable[[list[Point]], list[Point]]:
 
     def choose(every: list[Point]) -> list[Point]:
         commits = [at for at in every if at.name == "before record_in_transaction + commit"]
-        return sorted({*commits[:1], *sample(every, wanted, f"freeze {program}")})
+        return list(dict.fromkeys([*commits[:1], *sample(every, wanted, f"freeze {program}")]))
 
     return choose
 
@@ -214,7 +218,7 @@ def overtake_at(
     expected, every = traces(connection, "golden"), points_of_work(golden.points)
     tried = choose(every)
     for at in tried:
-        with frozen(connection, Job(url, program, (), (at.role, at.number, "freeze"), mutant)) as (zombie, name):
+        with frozen(connection, Job(url, program, (), (at, "freeze"), mutant)) as (zombie, name):
             expire_all(connection)
             rescued = run(Job(url, program, runs=(name,), mutant=mutant))
             assert rescued.results.get(name) == golden.results["golden"], rescued.error

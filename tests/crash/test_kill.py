@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from dbdurable.testing.crash import Point
-from tests.crash.actors import Job, Report, run, run_all
+from tests.crash.actors import Injected, Job, Report, inject, run
 from tests.crash.conftest import Note
 from tests.crash.faults import of_programs, sample
 from tests.crash.oracle import NOTHING, check_house, check_killed, check_same, expire_all, traces
@@ -26,34 +26,30 @@ def kill_at(
     assert golden.exitcode == 0, golden.error
     expected = traces(connection, "golden")
     every = of_programs(golden.points)
-    victims = {f"run-{at.role}-{at.number}": at for at in sample(every, wanted, program)}
+    chosen = sample(every, wanted, program)
 
-    reports = run_all(
-        [
-            Job(url, program, runs=(name,), fault=(at.role, at.number, "kill"), idle=True, mutant=mutant)
-            for name, at in victims.items()
-        ]
-    )
-    for report in reports:
-        check_killed(report)
+    victims = inject(Job(url, program, idle=True, mutant=mutant), chosen, "kill")
+    for victim in victims:
+        check_killed(victim.report)
     expire_all(connection)
     # Whoever got no answer asks again, under the same key; whatever was started is taken over.
-    rescued = run(Job(url, program, runs=tuple(victims), idle=True, mutant=mutant, patience_s=patience_s))
+    names = tuple(victim.run for victim in victims)
+    rescued = run(Job(url, program, runs=names, idle=True, mutant=mutant, patience_s=patience_s))
 
     check_rescued(connection, rescued, golden, victims)
     assert expected == traces(connection, "golden")
-    return list(victims.values()), every
+    return chosen, every
 
 
-def check_rescued(connection: psycopg.Connection, rescued: Report, golden: Report, victims: dict[str, Point]) -> None:
+def check_rescued(connection: psycopg.Connection, rescued: Report, golden: Report, victims: list[Injected]) -> None:
     """Every victim's run ended as the golden one did."""
     assert rescued.exitcode == 0, rescued.error
-    for name, at in victims.items():
+    for victim in victims:
         try:
-            assert rescued.results[name] == golden.results["golden"], "result"
-            check_same(traces(connection, "golden"), traces(connection, name))
+            assert rescued.results[victim.run] == golden.results["golden"], "result"
+            check_same(traces(connection, "golden"), traces(connection, victim.run))
         except AssertionError as difference:
-            raise AssertionError(f"killed at {at}: {difference}") from difference
+            raise AssertionError(f"killed at {victim.at}: {difference}") from difference
     check_house(connection)
 
 
@@ -72,28 +68,23 @@ def test_killed_without_a_key_it_is_done_by_others_or_never_was(
     """Nobody asks again here: what has left any trace is taken over, outside effects included."""
     golden = run(Job(database_url, program, runs=("golden",), idle=True, keyed=False))
     expected, every = traces(prepared, "golden"), of_programs(golden.points)
-    victims = {f"run-{at.role}-{at.number}": at for at in sample(every, 10, f"no key {program}")}
-    reports = run_all(
-        [
-            Job(database_url, program, runs=(name,), fault=(at.role, at.number, "kill"), keyed=False)
-            for name, at in victims.items()
-        ]
-    )
-    for report in reports:
-        check_killed(report)
+    chosen = sample(every, 10, f"no key {program}")
+    victims = inject(Job(database_url, program, keyed=False), chosen, "kill")
+    for victim in victims:
+        check_killed(victim.report)
     expire_all(prepared)
     rescued = run(Job(database_url, program, idle=True))
 
     assert rescued.exitcode == 0, rescued.error
-    for name, at in victims.items():
-        found = traces(prepared, name)
+    for victim in victims:
+        found = traces(prepared, victim.run)
         if found != NOTHING:
             try:
                 check_same(expected, found)
             except AssertionError as difference:
-                raise AssertionError(f"killed at {at}: {difference}") from difference
+                raise AssertionError(f"killed at {victim.at}: {difference}") from difference
     check_house(prepared)
-    points_tried(f"{program} without key", "kill", victims.values(), len(every))
+    points_tried(f"{program} without key", "kill", chosen, len(every))
 
 
 @pytest.mark.long

@@ -14,6 +14,7 @@ from tests.crash.oracle import check_house, check_killed, check_same, expire_all
 from tests.support.wait import wait_until
 
 PROGRAM = "queued"
+MIDDLE = Point("workflow", "after a statement of write", 2)
 
 
 def first_points(points: list[Point], role: str, until: str) -> list[Point]:
@@ -26,7 +27,7 @@ def first_points(points: list[Point], role: str, until: str) -> list[Point]:
 
 def leave_work(url: str, connection: psycopg.Connection, runs: list[str]) -> None:
     """For each run, a process that dies in the middle of it."""
-    reports = run_all([Job(url, PROGRAM, runs=(name,), fault=("workflow", 8, "kill")) for name in runs])
+    reports = run_all([Job(url, PROGRAM, runs=(name,), fault=(MIDDLE, "kill")) for name in runs])
     for report in reports:
         check_killed(report)
     expire_all(connection)
@@ -44,13 +45,13 @@ def test_killed_in_a_service_strands_nothing(
 ) -> None:
     golden = run(Job(database_url, PROGRAM, runs=("golden",), idle=True))
     points = first_points(golden.points, role, until)
-    runs = [f"run-{at.number}" for at in points]
+    runs = [f"run-{n:03}" for n in range(len(points))]
     leave_work(database_url, prepared, runs)
 
     # Each of them finds what the dead left: it is killed while it registers, beats, recovers or claims.
     reports = []
     for at in points:
-        reports.append(run(Job(database_url, PROGRAM, fault=(role, at.number, "kill"), claims=tuple(runs), stay=True)))
+        reports.append(run(Job(database_url, PROGRAM, fault=(at, "kill"), claims=tuple(runs), stay=True)))
         check_killed(reports[-1])
         expire_all(prepared)
     rescued = run(Job(database_url, PROGRAM, runs=tuple(runs), idle=True))
