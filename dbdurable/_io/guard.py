@@ -6,6 +6,7 @@ A step's writes and its record commit together or not at all, so COMMIT is the l
 
 from __future__ import annotations
 
+import select
 from collections.abc import Generator
 from datetime import datetime
 from typing import Any, NoReturn
@@ -40,6 +41,8 @@ class Session:
     """The statements that it has been taught; None: it gets their text each time."""
     expires_at: float = 0.0
     idle_since: float = 0.0
+    watch: select.poll | None = None
+    """Tells whether the server has said something while nobody asked."""
     _pool: Any = None
 
     def _deallocate(self, name: bytes | None) -> PQGen[None]:

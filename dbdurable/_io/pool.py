@@ -30,14 +30,18 @@ IDLE_S_MAX: Final = 600.0
 LIFE_S_MAX: Final = 3600.0
 """After so long a connection is replaced: memory of its session goes, and addresses are looked up anew."""
 
+_IDLE: Final = int(TransactionStatus.IDLE)
+_OFF: Final = int(PipelineStatus.OFF)
+
 
 def is_stale(connection: Any) -> bool:
     """Whether an idle connection is closed, or the server has said something on it: that it ends, most likely."""
     if connection.closed:
         return True
-    watch = select.poll()
-    watch.register(connection.fileno(), select.POLLIN)
-    return bool(watch.poll(0))
+    if connection.watch is None:
+        connection.watch = select.poll()
+        connection.watch.register(connection.fileno(), select.POLLIN)
+    return bool(connection.watch.poll(0))
 
 
 def born(connection: Any) -> None:
@@ -50,12 +54,30 @@ def nothing_in_time(limit: int) -> ConnectionLost:
     return ConnectionLost(f"no connection was free for {POOL_TIMEOUT_S:g} s: all {limit} are in use")
 
 
-class _Idle:
-    """What both colours share: the connections that lie idle."""
+class _Turn:
+    """One caller who waits. `connection` is what it was given; None: room to open one."""
+
+    __slots__ = ("connection", "serve")
+
+    def __init__(self, serve: Callable[[], object]) -> None:
+        self.serve = serve
+        self.connection: Any = None
+
+
+class _Shared:
+    """What both colours share: the connections that lie idle, and who waits for one.
+
+    Nobody locks anything while there are idle ones: taking one off the deque is the whole of it. Who finds none
+    queues up under the lock, and is served in turn.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._idle: deque[Any] = deque()
+        self._waiting: deque[_Turn] = deque()
+        self._lock = threading.RLock()
+        self._count = 0
+        """Connections that are open or being opened, lent or idle."""
         self._finished = False
 
     def _take(self) -> Any:
@@ -67,20 +89,68 @@ class _Idle:
                 return None
             if not is_stale(connection):
                 return connection
-            connection.pgconn.finish()
+            self._drop(connection)
 
     def _keep(self, connection: Any) -> None:
         """Takes one back, unless it is broken or old; closes one that nobody has needed for long."""
-        now = monotonic()
-        clean = not self._finished and connection.info.transaction_status == TransactionStatus.IDLE
-        if clean and connection.pgconn.pipeline_status == PipelineStatus.OFF and now < connection.expires_at:
+        now, pgconn = monotonic(), connection.pgconn
+        clean = not self._finished and pgconn.transaction_status == _IDLE and pgconn.pipeline_status == _OFF
+        if clean and now < connection.expires_at:
             connection.idle_since = now
             self._idle.append(connection)
         else:
-            connection.pgconn.finish()
+            self._drop(connection)
         if self._idle and self._idle[0].idle_since < now - IDLE_S_MAX:
             with contextlib.suppress(IndexError):  # somebody was faster
-                self._idle.popleft().pgconn.finish()
+                self._drop(self._idle.popleft())
+        if self._waiting:
+            self._serve()
+
+    def _drop(self, connection: Any) -> None:
+        connection.pgconn.finish()
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """One connection less: who waits may open another one."""
+        with self._lock:
+            self._count -= 1
+            self._serve()
+
+    def _queue_up(self, turn: _Turn) -> None:
+        with self._lock:
+            self._waiting.append(turn)
+            self._serve()
+
+    def _serve(self) -> None:
+        """Gives the first who wait what there is: idle connections, then room for new ones."""
+        with self._lock:
+            while self._waiting:
+                connection = self._take()
+                if connection is None:
+                    if self._count >= self._limit:
+                        return
+                    self._count += 1
+                turn = self._waiting.popleft()
+                turn.connection = connection
+                turn.serve()
+
+    def _gives_up(self, turn: _Turn) -> bool:
+        """Takes back that somebody waits; False: it has been served meanwhile."""
+        with self._lock:
+            try:
+                self._waiting.remove(turn)
+            except ValueError:
+                return False
+            return True
+
+    def _hand_back(self, turn: _Turn) -> None:
+        """Nobody is there any more to use what was given."""
+        if self._gives_up(turn):
+            return
+        if turn.connection is None:
+            self._make_room()
+        else:
+            self._keep(turn.connection)
 
     def finish(self) -> None:
         """Closes the idle ones; what is lent is closed when it comes back."""
@@ -89,57 +159,81 @@ class _Idle:
             self._idle.pop().pgconn.finish()
 
 
-class Pool(_Idle):
+class Pool(_Shared):
     """Sync connections, at most `limit` at a time."""
 
     def __init__(self, open: Callable[[], StepConnection], door: Door, limit: int) -> None:
         super().__init__(limit)
         self._open = open
         self._door = door
-        self._free = threading.Semaphore(limit)
 
     def getconn(self) -> StepConnection:
         """A connection, idle or new. Raises ConnectionLost when there is none in `POOL_TIMEOUT_S`."""
-        if not self._free.acquire(timeout=POOL_TIMEOUT_S):
-            raise nothing_in_time(self._limit)
+        connection = None if self._waiting else self._take()
+        return connection or self._wait_or_open()
+
+    def _wait_or_open(self) -> StepConnection:
+        gate = threading.Lock()
+        gate.acquire()
+        turn = _Turn(gate.release)
+        self._queue_up(turn)
         try:
-            return self._take() or knock(self._open, self._door, POOL_TIMEOUT_S)
+            served = gate.acquire(timeout=POOL_TIMEOUT_S)
         except BaseException:
-            self._free.release()
+            self._hand_back(turn)
+            raise
+        if not served and self._gives_up(turn):
+            raise nothing_in_time(self._limit)
+        if turn.connection is not None:
+            return turn.connection  # type: ignore[no-any-return]
+        try:
+            return knock(self._open, self._door, POOL_TIMEOUT_S)
+        except BaseException:
+            self._make_room()
             raise
 
     def putconn(self, connection: Any) -> None:
         """Takes it back, in whatever state it is."""
         self._keep(connection)
-        self._free.release()
 
 
-class AsyncPool(_Idle):
+class AsyncPool(_Shared):
     """Async connections of one loop, at most `limit` at a time."""
 
     def __init__(self, open: Callable[[], Awaitable[AsyncStepConnection]], door: Door, limit: int) -> None:
         super().__init__(limit)
         self._open = open
         self._door = door
-        self._free = asyncio.Semaphore(limit)
 
     async def getconn(self) -> AsyncStepConnection:
         """A connection, idle or new. Raises ConnectionLost when there is none in `POOL_TIMEOUT_S`."""
+        connection = None if self._waiting else self._take()
+        return connection or await self._wait_or_open()
+
+    async def _wait_or_open(self) -> AsyncStepConnection:
+        gate = asyncio.Event()
+        turn = _Turn(gate.set)
+        self._queue_up(turn)
         try:
             async with asyncio.timeout(POOL_TIMEOUT_S):
-                await self._free.acquire()
+                await gate.wait()
         except TimeoutError:
-            raise nothing_in_time(self._limit) from None
-        try:
-            return self._take() or await aknock(self._open, self._door, POOL_TIMEOUT_S)
+            if self._gives_up(turn):
+                raise nothing_in_time(self._limit) from None
         except BaseException:
-            self._free.release()
+            self._hand_back(turn)
+            raise
+        if turn.connection is not None:
+            return turn.connection  # type: ignore[no-any-return]
+        try:
+            return await aknock(self._open, self._door, POOL_TIMEOUT_S)
+        except BaseException:
+            self._make_room()
             raise
 
     async def putconn(self, connection: Any) -> None:
         """Takes it back, in whatever state it is."""
         self._keep(connection)
-        self._free.release()
 
 
 def knock(open: Callable[[], StepConnection], door: Door, timeout_s: float) -> StepConnection:

@@ -129,6 +129,83 @@ async def test_waiting_for_others_ends_async(database: Database, monkeypatch: py
     await database.aclose()
 
 
+# ---- who waits ---------------------------------------------------------------------------------------------
+
+
+def test_who_waits_is_served_in_turn(database: Database) -> None:
+    pool, served = database.pool, list[tuple[str, Any]]()
+    held = [pool.getconn() for _ in range(3)]
+
+    def ask(name: str) -> None:
+        served.append((name, pool.getconn()))
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in ("first", "second", "third")]
+    for number, thread in enumerate(threads, 1):
+        thread.start()
+        wait_until(lambda number=number: len(pool._waiting) == number, what="it waits")
+    for number in range(3):
+        pool.putconn(held[number])
+        wait_until(lambda number=number: len(served) == number + 1, what="the next is served")
+    assert served == [("first", held[0]), ("second", held[1]), ("third", held[2])]
+    for thread in threads:
+        thread.join()
+
+
+def test_a_broken_one_makes_room_for_who_waits(database: Database) -> None:
+    pool, served = database.pool, list[Any]()
+    held = [pool.getconn() for _ in range(3)]
+    thread = threading.Thread(target=lambda: served.append(pool.getconn()))
+    thread.start()
+    wait_until(lambda: len(pool._waiting) == 1, what="it waits")
+    held[0].pgconn.finish()
+    pool.putconn(held[0])
+    thread.join(20)
+    assert served[0] not in held
+    assert served[0].execute("select 1").fetchone() == (1,)
+
+
+async def test_what_was_given_to_who_is_gone_goes_to_the_next(database: Database) -> None:
+    pool = await database.async_pool()
+    held = [await pool.getconn() for _ in range(3)]
+    waiting = [asyncio.ensure_future(pool.getconn()) for _ in range(2)]
+
+    async def both_wait() -> bool:
+        return len(pool._waiting) == 2
+
+    await await_until(both_wait)
+    await pool.putconn(held[0])
+    waiting[0].cancel()  # served, but it has not run since
+    assert await waiting[1] is held[0]
+    assert waiting[0].cancelled()
+    await database.aclose()
+
+
+def test_never_more_than_the_limit_whoever_comes_and_goes(database: Database) -> None:
+    pool, problems, most = database.pool, list[BaseException](), [0]
+
+    def come_and_go(seed: int) -> None:
+        random = Random(seed)
+        try:
+            for _ in range(60):
+                lent = pool.getconn()
+                assert lent.execute("select 1").fetchone() == (1,)
+                most[0] = max(most[0], pool._count)
+                if random.random() < 0.1:
+                    lent.pgconn.finish()
+                pool.putconn(lent)
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=come_and_go, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert problems == []
+    assert most == [3]
+    assert (pool._count, len(pool._waiting)) == (len(pool._idle), 0)
+
+
 # ---- the door ----------------------------------------------------------------------------------------------
 
 
