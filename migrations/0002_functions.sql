@@ -36,6 +36,17 @@ create function {schema}.ticket_partition(queue text, partition text) returns te
            then ticket_partition.partition else '' end
 $$;
 
+-- Raises, with the names that there are.
+create function {schema}.unknown_queue(name text) returns void language plpgsql stable as $$
+begin
+    raise exception using errcode = 'DD008',
+        message = format('there is no queue named %L', left(unknown_queue.name, 200)),
+        hint = coalesce(
+            'queues: ' || (select string_agg(n.name, ', ')
+                             from (select q.name from {schema}.queue q order by q.name limit 20) n),
+            'no executor has connected to this schema yet');
+end $$;
+
 -- Refuses what a queue does not take: a name that neither an executor nor the caller's code knows, and work
 -- beyond its max_depth. Looks at max_depth tickets at most, so a large bound makes starts a little slower.
 create function {schema}.admit(queue text, many integer, known boolean) returns void language plpgsql stable as $$
@@ -46,10 +57,7 @@ declare
 begin
     select q.max_depth into max_depth from {schema}.queue q where q.name = admit.queue;
     if not found and not admit.known then
-        raise exception using errcode = 'DD008', message = format('there is no queue named %L', left(admit.queue, 200)),
-            hint = coalesce('queues: ' || (select string_agg(n.name, ', ')
-                                             from (select q.name from {schema}.queue q order by q.name limit 20) n),
-                            'no executor has connected to this schema yet');
+        perform {schema}.unknown_queue(admit.queue);
     end if;
     if max_depth is not null then
         select count(*) into depth
@@ -63,7 +71,8 @@ end $$;
 
 -- Starts a workflow in the caller's transaction: it exists if and only if that commits. With a key it
 -- starts once per (name, key): later calls return the first id, or raise when the arguments differ. With
--- "key_reuse" the key is free again once the workflow that holds it has ended. "registered" says that the caller vouches for the name (its code has the function), "known_queue" likewise.
+-- "key_reuse" the key is free again once the workflow that holds it has ended. "registered" says that the
+-- caller vouches for the name (its code has the function), "known_queue" likewise.
 create function {schema}.start(
     name         text,
     input        json        default '{}',

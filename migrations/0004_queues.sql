@@ -1,6 +1,6 @@
 -- Queues: what they allow is changed at run time, by the code that declares them, by people and by scripts.
 
--- Checks settings and returns the names that are not columns, so that a slip of the pen is not ignored.
+-- Raises on what is no setting, or has no such value: a slip of the pen is not ignored.
 create function {schema}.check_queue_settings(settings jsonb) returns void language plpgsql immutable as $$
 declare
     setting record;
@@ -39,10 +39,7 @@ begin
     perform {schema}.check_queue_settings(settings);
     select x.* into q from {schema}.queue x where x.name = set_queue.name for update;
     if not found then
-        raise exception using errcode = 'DD008', message = format('there is no queue named %L', left(set_queue.name, 200)),
-            hint = coalesce('queues: ' || (select string_agg(n.name, ', ')
-                                             from (select x.name from {schema}.queue x order by x.name limit 20) n),
-                            'no executor has connected to this schema yet');
+        perform {schema}.unknown_queue(set_queue.name);
     end if;
     q := jsonb_populate_record(q, settings);
     if (q.rate_limit is null) <> (q.rate_per is null) or (q.partition_rate_limit is null) <> (q.partition_rate_per is null) then
@@ -82,24 +79,26 @@ begin
     end if;
 end $$;
 
--- Nothing more of this queue is claimed until it is resumed; what runs goes on.
-create function {schema}.pause_queue(name text) returns void language plpgsql volatile as $$
+create function {schema}.switch_queue(name text, paused boolean) returns void language plpgsql volatile as $$
 begin
-    update {schema}.queue q set paused = true, updated_at = clock_timestamp() where q.name = pause_queue.name;
+    update {schema}.queue q
+       set paused = switch_queue.paused, updated_at = clock_timestamp() where q.name = switch_queue.name;
     if not found then
-        raise exception using errcode = 'DD008', message = format('there is no queue named %L', left(pause_queue.name, 200));
+        perform {schema}.unknown_queue(switch_queue.name);
     end if;
-    insert into {schema}.audit (action, detail) values ('pause_queue', jsonb_build_object('queue', pause_queue.name));
+    insert into {schema}.audit (action, detail)
+        values (case when switch_queue.paused then 'pause_queue' else 'resume_queue' end,
+                jsonb_build_object('queue', switch_queue.name));
 end $$;
 
-create function {schema}.resume_queue(name text) returns void language plpgsql volatile as $$
-begin
-    update {schema}.queue q set paused = false, updated_at = clock_timestamp() where q.name = resume_queue.name;
-    if not found then
-        raise exception using errcode = 'DD008', message = format('there is no queue named %L', left(resume_queue.name, 200));
-    end if;
-    insert into {schema}.audit (action, detail) values ('resume_queue', jsonb_build_object('queue', resume_queue.name));
-end $$;
+-- Nothing more of this queue is claimed until it is resumed; what runs goes on.
+create function {schema}.pause_queue(name text) returns void language sql volatile as $$
+    select {schema}.switch_queue(name, true);
+$$;
+
+create function {schema}.resume_queue(name text) returns void language sql volatile as $$
+    select {schema}.switch_queue(name, false);
+$$;
 
 -- Tokens of a bucket by now: it fills by "limit" a period, up to "burst".
 create function {schema}.bucket(

@@ -6,7 +6,8 @@
 -- Has a workflow looked at that may wait; the claim drops the ticket of one that does not.
 create function {schema}.wake(id uuid) returns void language sql volatile as $$
     insert into {schema}.ready (queue, partition, rank, wake, workflow_id, name)
-    select w.queue, {schema}.ticket_partition(w.queue, w.partition), 2 * w.priority, true, w.id, w.name from {schema}.workflow w where w.id = wake.id;
+    select w.queue, {schema}.ticket_partition(w.queue, w.partition), 2 * w.priority, true, w.id, w.name
+      from {schema}.workflow w where w.id = wake.id;
 $$;
 
 -- Raises unless messages of others may reach the workflow.
