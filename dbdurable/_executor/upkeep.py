@@ -11,7 +11,7 @@ from dbdurable._executor.runtime import boottime
 from dbdurable._io.drive import SyncDriver
 from dbdurable._io.pool import OwnConnection
 from dbdurable._protocol.effects import Query, Row, flight, query
-from dbdurable._sql import executor as sql
+from dbdurable._sql import upkeep as sql
 from dbdurable._sql.cancel import CASCADED, CASCADES, CHILDREN, DEADLINES
 from dbdurable._sql.workflow import CANCEL, RIDE_TIMEOUT
 from dbdurable.errors import UnknownWorkflow

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final, LiteralString
 
+from dbdurable._sql.parts import with_parts
 from dbdurable._sql.statement import Statement
 
 CLAIM_PLAN: Final = Statement(
@@ -77,24 +78,21 @@ _END = """{late}
 _OPEN = """
          where not exists (select from {schema}.queue q where q.name = l.queue and (q.paused or q.limited))"""
 
-_PARTS: tuple[tuple[LiteralString, LiteralString], ...] = (
-    ("{end}", _END),
-    ("{room}", _ROOM),
-    ("{ticket}", _TICKET),
-    ("{columns}", _COLUMNS),
-    ("{late}", _LATE),
-    ("{running}", _RUNNING),
-    ("{rightly}", _RIGHTLY),
-    ("{held}", _HELD),
-    ("{open}", _OPEN),
-)
-
 
 def _claim(text: LiteralString) -> LiteralString:
-    """The text with its common parts."""
-    for token, part in _PARTS:
-        text = text.replace(token, part)
-    return text
+    """The text with what claims share; `end` first, since it has some of it itself."""
+    return with_parts(
+        text,
+        end=_END,
+        room=_ROOM,
+        ticket=_TICKET,
+        columns=_COLUMNS,
+        late=_LATE,
+        running=_RUNNING,
+        rightly=_RIGHTLY,
+        held=_HELD,
+        open=_OPEN,
+    )
 
 
 CLAIM: Final = Statement(

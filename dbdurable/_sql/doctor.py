@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from dbdurable._sql.parts import with_parts
 from dbdurable._sql.statement import Statement
 from dbdurable._sql.tickets import LINES
 
@@ -142,7 +143,8 @@ GRANTS: Final = Statement(
 HEADS: Final = Statement(
     "doctor_heads",
     # What nobody takes gathers at the head of its line: $1 tickets a line, $2 in all; null for all there are.
-    """
+    with_parts(
+        """
     with recursive {lines},
     ticket as (
         select t.queue, t.name, t.at
@@ -162,7 +164,9 @@ HEADS: Final = Statement(
      where not exists (select from {schema}.executor e
                         where e.expires_at > clock_timestamp() and t.name = any(e.names) and t.queue = any(e.queues))
      group by t.queue, t.name order by t.queue, t.name
-    """.replace("{lines}", LINES),
+    """,
+        lines=LINES,
+    ),
 )
 
 EXECUTORS: Final = Statement(

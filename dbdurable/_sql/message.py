@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from dbdurable._sql.parts import TICKET, WAKE, fence, record, with_parts
 from dbdurable._sql.statement import Statement
 
 SEND: Final = Statement("send", "select {schema}.send($1::uuid, $2::text, $3::json, $4::text)")
@@ -14,16 +15,8 @@ SEND: Final = Statement("send", "select {schema}.send($1::uuid, $2::text, $3::js
 SEND_RECORDED: Final = Statement(
     "send_recorded",
     # A send in a workflow's body: the message and the record of it in one statement, fenced.
-    """
-    insert into {schema}.step
-        (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output)
-    values (
-        $1::uuid, $2::text, $3::int, $4::text::{schema}.step_kind, $5::text, 1,
-        coalesce((select w.epoch from {schema}.workflow w
-                   where w.id = $1 and w.executor_id = $6::uuid and w.epoch = $7::int and w.status = 'running'
-                     for share), {schema}.fenced()),
-        clock_timestamp(), clock_timestamp(),
-        to_json({schema}.send($8::uuid, $9::text, $10::json, $11::text)))
+    record("to_json({schema}.send($8::uuid, $9::text, $10::json, $11::text))")
+    + """
     returning (extract(epoch from finished_at) * 1000000)::bigint
     """,
 )
@@ -37,17 +30,15 @@ RECEIVE: Final = Statement(
     "receive",
     # The first message becomes the record of the call, and goes only together with that: a message of another
     # call, or one that comes while a time-out is recorded at this path, stays.
-    """
+    with_parts(
+        """
     with m as materialized (
         select id, body from {schema}.message
          where workflow_id = $1::uuid and topic = $8::text order by at, id limit 1 for update),
     i as (
         insert into {schema}.step
             (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output)
-        select $1, $2::text, $3::int, $4::text::{schema}.step_kind, $5::text, 1,
-               coalesce((select w.epoch from {schema}.workflow w
-                          where w.id = $1 and w.executor_id = $6::uuid and w.epoch = $7::int and w.status = 'running'
-                            for share), {schema}.fenced()),
+        select $1, $2::text, $3::int, $4::text::{schema}.step_kind, $5::text, 1,{fence},
                clock_timestamp(), clock_timestamp(), m.body
           from m
         on conflict do nothing
@@ -58,26 +49,23 @@ RECEIVE: Final = Statement(
         delete from {schema}.wait where workflow_id = $1 and path = $2 and exists (select from i))
     select finished_us, output::text from i
     """,
+        fence=fence("$6", "$7"),
+    ),
 )
 
 SET_EVENT: Final = Statement(
     "set_event",
-    """
-    with i as (
-        insert into {schema}.step
-            (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at)
-        values (
-            $1::uuid, $2::text, $3::int, $4::text::{schema}.step_kind, $5::text, 1,
-            coalesce((select w.epoch from {schema}.workflow w
-                       where w.id = $1 and w.executor_id = $6::uuid and w.epoch = $7::int and w.status = 'running'
-                         for share), {schema}.fenced()),
-            clock_timestamp(), clock_timestamp())
+    with_parts(
+        """
+    with i as ({record}
         returning workflow_id, (extract(epoch from finished_at) * 1000000)::bigint as finished_us),
     e as (
         insert into {schema}.event (workflow_id, name, value) select i.workflow_id, $8::text, $9::json from i
         on conflict (workflow_id, name) do update set value = excluded.value, at = excluded.at)
     select finished_us from i
     """,
+        record=record("null"),
+    ),
 )
 
 PUT_EVENT: Final = Statement(
@@ -93,9 +81,8 @@ PUT_EVENT: Final = Statement(
 WAKE_WAITERS: Final = Statement(
     "wake_waiters",
     # After the commit of what they wait for. A workflow that is about to park looks for itself.
-    """
-    insert into {schema}.ready (queue, partition, rank, wake, workflow_id, name)
-    select w.queue, {schema}.ticket_partition(w.queue, w.partition), 2 * w.priority, true, w.id, w.name
+    WAKE
+    + """
       from {schema}.wait t join {schema}.workflow w on w.id = t.workflow_id and w.status = 'waiting'
      where t.kind = $1::text::{schema}.wait_kind and t.subject = any($2::text[])
     returning queue
@@ -106,16 +93,16 @@ WAKE_ENDED: Final = Statement(
     "wake_ended",
     # Whoever waits for a workflow that has ended: for its outcome, or for an event that will never come. Sent
     # with the beat, before the ids leave their lease rows, and with looks; where nobody waits for any, two probes.
-    """
-    insert into {schema}.ready (queue, partition, rank, wake, workflow_id, name)
-    select w.queue, {schema}.ticket_partition(w.queue, w.partition), 2 * w.priority, true, w.id, w.name
+    with_parts(
+        """
+    {wake}
       from unnest($1::uuid[]) as e(id)
       join {schema}.workflow o on o.id = e.id and o.status in ('succeeded', 'failed', 'cancelled')
       join {schema}.wait t on t.kind = 'event' and t.subject >= e.id::text || ':' and t.subject < e.id::text || ';'
       join {schema}.workflow w on w.id = t.workflow_id and w.status = 'waiting'
      where exists (select from {schema}.wait where kind = 'event')
     union all
-    select w.queue, {schema}.ticket_partition(w.queue, w.partition), 2 * w.priority, true, w.id, w.name
+    {ticket}
       from unnest($1) as e(id)
       join {schema}.wait t on t.kind = 'result' and t.subject = e.id::text
       join {schema}.workflow o on o.id = e.id and o.status in ('succeeded', 'failed', 'cancelled')
@@ -123,6 +110,9 @@ WAKE_ENDED: Final = Statement(
      where exists (select from {schema}.wait where kind = 'result')
     returning queue
     """,
+        wake=WAKE,
+        ticket=TICKET,
+    ),
 )
 
 READ_EVENT: Final = Statement(
@@ -149,17 +139,11 @@ REJECT: Final = Statement("reject", "select {schema}.reject($1::text, $2::text, 
 COMPLETE_RECORDED: Final = Statement(
     "complete_recorded",
     # A promise of another workflow, completed in a workflow's body: one statement with its record, fenced.
-    """
-    insert into {schema}.step
-        (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output)
-    values (
-        $1::uuid, $2::text, $3::int, $4::text::{schema}.step_kind, $5::text, 1,
-        coalesce((select w.epoch from {schema}.workflow w
-                   where w.id = $1 and w.executor_id = $6::uuid and w.epoch = $7::int and w.status = 'running'
-                     for share), {schema}.fenced()),
-        clock_timestamp(), clock_timestamp(),
-        to_json(case when $10::text is null then {schema}.resolve($8::text, $9::json)
-                     else {schema}.reject($8, $10) end::text))
+    record(
+        """to_json(case when $10::text is null then {schema}.resolve($8::text, $9::json)
+                     else {schema}.reject($8, $10) end::text)"""
+    )
+    + """
     returning (extract(epoch from finished_at) * 1000000)::bigint
     """,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from dbdurable._sql.parts import fence, with_parts
 from dbdurable._sql.statement import Statement
 
 RECORD_IN_TRANSACTION: Final = Statement(
@@ -11,35 +12,35 @@ RECORD_IN_TRANSACTION: Final = Statement(
     # Last statement of a step's own transaction; COMMIT is on the wire behind it. The fence locks the
     # workflow's row until that commit and raises when owner, epoch or status differ. The path has to be
     # the one that BEGIN noted, else the body has ended the transaction that was opened for it.
-    """
+    with_parts(
+        """
     insert into {schema}.step
         (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output)
     values (
         $1::uuid,
         case when current_setting('dbdurable.step', true) = $2::text then $2 else {schema}.torn() end,
-        $3::int, $4::text::{schema}.step_kind, $5::text, $6::smallint,
-        coalesce((select w.epoch from {schema}.workflow w
-                   where w.id = $1 and w.executor_id = $7::uuid and w.epoch = $8::int and w.status = 'running'
-                     for share), {schema}.fenced()),
+        $3::int, $4::text::{schema}.step_kind, $5::text, $6::smallint,{fence},
         now(), clock_timestamp(), $9::json)
     returning (extract(epoch from finished_at) * 1000000)::bigint
     """,
+        fence=fence("$7", "$8"),
+    ),
 )
 
 RECORD_FENCED: Final = Statement(
     "record_fenced",
     # The error of a transaction, after its writes were rolled back: a transaction of its own, fenced likewise.
-    """
+    with_parts(
+        """
     insert into {schema}.step
         (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output, error)
     values (
-        $1::uuid, $2::text, $3::int, $4::text::{schema}.step_kind, $5::text, $6::smallint,
-        coalesce((select w.epoch from {schema}.workflow w
-                   where w.id = $1 and w.executor_id = $7::uuid and w.epoch = $8::int and w.status = 'running'
-                     for share), {schema}.fenced()),
+        $1::uuid, $2::text, $3::int, $4::text::{schema}.step_kind, $5::text, $6::smallint,{fence},
         clock_timestamp() - make_interval(secs => $11::float8), clock_timestamp(), $9::json, $10::json)
     returning (extract(epoch from finished_at) * 1000000)::bigint
     """,
+        fence=fence("$7", "$8"),
+    ),
 )
 
 APPEND: Final = Statement(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from dbdurable._sql.parts import with_parts
 from dbdurable._sql.statement import Statement
 from dbdurable._sql.wait import ARRIVED
 
@@ -27,7 +28,8 @@ UNSETTLED: Final = Statement(
     # What is still to do now: timers that are due and cancels that have not reached the children (any executor sees
     # to them all); of the workflows that this executor can run: tickets, what runs, and waits whose wake-up is on its
     # way. Nobody claims from a paused queue.
-    """
+    with_parts(
+        """
     select w.name || ' ' || w.id
       from {schema}.workflow w
      where exists (
@@ -39,11 +41,11 @@ UNSETTLED: Final = Statement(
                    w.status in ('queued', 'waiting') and exists (
                        select from {schema}.ready r where r.queue = w.queue and r.workflow_id = w.id)
                 or w.status = 'waiting' and exists (
-                       select from {schema}.wait t where t.workflow_id = w.id and ("""
-    + ARRIVED
-    + """))))
+                       select from {schema}.wait t where t.workflow_id = w.id and ({arrived}))))
      order by w.id limit 10
     """,
+        arrived=ARRIVED,
+    ),
 )
 
 NEXT_DUE: Final = Statement(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from dbdurable._sql.parts import with_parts
 from dbdurable._sql.statement import Statement
 from dbdurable._sql.tickets import LINES
 
@@ -24,7 +25,8 @@ COUNTERS: Final = Statement(
 DEPTHS: Final = Statement(
     "top_depths",
     # Tickets are counted up to $1.
-    """
+    with_parts(
+        """
     with recursive {lines}
     select coalesce(q.name, h.queue), coalesce(q.paused, false), h.oldest_s,
            (select count(*) from (select from {schema}.ready r
@@ -32,7 +34,9 @@ DEPTHS: Final = Statement(
       from {schema}.queue q
       full join (select queue, extract(epoch from clock_timestamp() - min(at))::float8 as oldest_s
                    from head group by queue) h on h.queue = q.name
-    """.replace("{lines}", LINES),
+    """,
+        lines=LINES,
+    ),
 )
 
 RUNNING: Final = Statement(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from dbdurable._sql.parts import WAKE, fence, given, record, with_parts
 from dbdurable._sql.statement import Statement
 
 PARK: Final = Statement(
@@ -12,14 +13,12 @@ PARK: Final = Statement(
     # a lost answer knows itself. A wait that is there already keeps its deadline, and may ring again: it may
     # have rung while the workflow ran, and its ticket be gone. One that nothing waits for any more (it lost a
     # race) goes. What was held of the queue's limits is given back.
-    """
+    with_parts(
+        """
     with w as (
         update {schema}.workflow set status = 'waiting', slots = null
          where id = $1::uuid and executor_id = $2::uuid and epoch = $3::int and status = 'running'
-        returning id),
-    given as (
-        update {schema}.limit_key l set used = l.used - 1
-         where l.queue = $4::text and l.partition = any($5::text[]) and exists (select from w)),
+        returning id),{given},
     gone as (
         delete from {schema}.wait
          where workflow_id = $1 and path <> all($6::text[]) and kind not in ('deadline', 'timeout')
@@ -33,6 +32,8 @@ PARK: Final = Statement(
         on conflict (workflow_id, path) do update set rung = false where t.rung)
     select id from w
     """,
+        given=given("$4", "$5"),
+    ),
 )
 
 ARRIVED: Final = """
@@ -51,17 +52,18 @@ ARRIVED: Final = """
 LOOK: Final = Statement(
     "look",
     # After the park has committed: whatever came before that is seen here, and what comes later finds the wait.
-    """
-    insert into {schema}.ready (queue, partition, rank, wake, workflow_id, name)
-    select w.queue, {schema}.ticket_partition(w.queue, w.partition), 2 * w.priority, true, w.id, w.name
+    with_parts(
+        """
+    {wake}
       from {schema}.workflow w
      where w.id = $1::uuid and w.status = 'waiting' and exists (
            select from {schema}.wait t
-            where t.workflow_id = w.id and (t.due <= clock_timestamp() or ("""
-    + ARRIVED
-    + """)))
+            where t.workflow_id = w.id and (t.due <= clock_timestamp() or ({arrived})))
     returning queue
     """,
+        wake=WAKE,
+        arrived=ARRIVED,
+    ),
 )
 
 KEEP_WAIT: Final = Statement(
@@ -80,22 +82,17 @@ KEEP_WAIT: Final = Statement(
 NOTE_LIMIT: Final = Statement(
     "note_limit",
     # A timeout() block: its record, and the wait that wakes the workflow when its time is over.
-    """
-    with i as (
-        insert into {schema}.step
-            (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output)
-        values (
-            $1::uuid, $2::text, $3::int, $4::text::{schema}.step_kind, $5::text, 1,
-            coalesce((select w.epoch from {schema}.workflow w
-                       where w.id = $1 and w.executor_id = $6::uuid and w.epoch = $7::int and w.status = 'running'
-                         for share), {schema}.fenced()),
-            clock_timestamp(), clock_timestamp(), 'null')
+    with_parts(
+        """
+    with i as ({record}
         on conflict do nothing
         returning workflow_id, path)
     insert into {schema}.wait (workflow_id, path, kind, due)
     select workflow_id, path, 'timeout', clock_timestamp() + make_interval(secs => $8::float8) from i
     on conflict do nothing
     """,
+        record=record("'null'"),
+    ),
 )
 
 DROP_WAITS: Final = Statement(
@@ -106,15 +103,13 @@ DROP_WAITS: Final = Statement(
 END_WAIT: Final = Statement(
     "end_wait",
     # What came of a wait, fenced; its row goes with it. No row: somebody has recorded it before.
-    """
+    with_parts(
+        """
     with i as (
         insert into {schema}.step
             (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output, error)
         values (
-            $1::uuid, $2::text, $3::int, $4::text::{schema}.step_kind, $5::text, 1,
-            coalesce((select w.epoch from {schema}.workflow w
-                       where w.id = $1 and w.executor_id = $6::uuid and w.epoch = $7::int and w.status = 'running'
-                         for share), {schema}.fenced()),
+            $1::uuid, $2::text, $3::int, $4::text::{schema}.step_kind, $5::text, 1,{fence},
             clock_timestamp() - make_interval(secs => $8::float8), clock_timestamp(), $9::json, $10::json)
         on conflict do nothing
         returning (extract(epoch from finished_at) * 1000000)::bigint as finished_us),
@@ -122,6 +117,8 @@ END_WAIT: Final = Statement(
         delete from {schema}.wait where workflow_id = $1 and path = $2 and exists (select from i))
     select finished_us from i
     """,
+        fence=fence("$6", "$7"),
+    ),
 )
 
 CLAIMED_WAITS: Final = Statement(

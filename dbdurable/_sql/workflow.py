@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, LiteralString
 
+from dbdurable._sql.parts import given, record, with_parts
 from dbdurable._sql.statement import Statement
 
 START_HERE: Final = Statement(
@@ -100,7 +101,7 @@ START_AND_SEND: Final = Statement(
 
 START_MANY: Final = Statement("start_many", "select place, id from {schema}.start_many($1::json) order by place")
 
-_FINISH: Final = (
+_FINISH: Final = with_parts(
     # Keeps executor_id and epoch, so that the same statement sent again after a lost answer knows itself.
     """
     with w as (
@@ -108,17 +109,15 @@ _FINISH: Final = (
            set status = $4::text::{schema}.status, slots = null, output = $5::json, error = $6::json,
                finished_at = clock_timestamp()
          where id = $1::uuid and executor_id = $2::uuid and epoch = $3::int and status = 'running'
-        returning id),
-    given as (
-        update {schema}.limit_key l set used = l.used - 1
-         where l.queue = $8::text and l.partition = any($9::text[]) and exists (select from w)),
+        returning id),{given},
     a as (
         insert into {schema}.attention (workflow_id, status, reason)
         select id, 'failed', $7::text from w where $4 = 'failed'
         on conflict (workflow_id) do update set status = excluded.status, reason = excluded.reason,
             since = clock_timestamp()),
     d as (delete from {schema}.wait where workflow_id = $1 and exists (select from w))
-    """
+    """,
+    given=given("$8", "$9"),
 )
 
 FINISH: Final = Statement("finish", _FINISH + "select id from w")
@@ -168,17 +167,15 @@ RIDE_TIMEOUT: Final = Statement("ride_timeout", "select set_config('lock_timeout
 
 BLOCK: Final = Statement(
     "block",
-    """
+    with_parts(
+        """
     with w as (
         update {schema}.workflow set status = 'blocked', epoch = epoch + 1, executor_id = null, slots = null
          where id = $1::uuid and executor_id = $2::uuid and epoch = $3::int and status = 'running'
         returning id),
     stopped as (
         update {schema}.wait t set remaining = t.due - clock_timestamp(), due = null
-         where t.workflow_id = $1 and t.due is not null and exists (select from w)),
-    given as (
-        update {schema}.limit_key l set used = l.used - 1
-         where l.queue = $6::text and l.partition = any($7::text[]) and exists (select from w)),
+         where t.workflow_id = $1 and t.due is not null and exists (select from w)),{given},
     a as (
         insert into {schema}.attention (workflow_id, status, reason, version)
         select id, 'blocked', $4::text, $5::text from w
@@ -186,23 +183,25 @@ BLOCK: Final = Statement(
             version = excluded.version, since = clock_timestamp())
     select id from w
     """,
+        given=given("$6", "$7"),
+    ),
 )
 
 HAND_BACK: Final = Statement(
     "hand_back",
-    """
+    with_parts(
+        """
     with w as (
         update {schema}.workflow set status = 'queued', epoch = epoch + 1, executor_id = null, slots = null
          where id = $1::uuid and executor_id = $2::uuid and epoch = $3::int and status = 'running'
-        returning id, queue, partition, priority, name),
-    given as (
-        update {schema}.limit_key l set used = l.used - 1
-         where l.queue = $4::text and l.partition = any($5::text[]) and exists (select from w)),
+        returning id, queue, partition, priority, name),{given},
     r as (
         insert into {schema}.ready (queue, partition, rank, workflow_id, name)
         select queue, {schema}.ticket_partition(queue, partition), 2 * priority, id, name from w)
     select id from w
     """,
+        given=given("$4", "$5"),
+    ),
 )
 
 OWNERSHIP: Final = Statement(
@@ -278,38 +277,33 @@ PAUSE: Final = Statement("pause", "select {schema}.pause($1::uuid)")
 
 RESUME: Final = Statement("resume", "select {schema}.resume($1::uuid)")
 
-_CHILD: Final = """
-    insert into {schema}.step
-        (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output)
-    values (
-        $19::uuid, $20::text, $21::int, $24::text::{schema}.step_kind, $1::text, 1,
-        coalesce((select w.epoch from {schema}.workflow w
-                   where w.id = $19 and w.executor_id = $22::uuid and w.epoch = $23::int and w.status = 'running'
-                     for share), {schema}.fenced()),
-        clock_timestamp(), clock_timestamp(), """
+
+def _child(output: LiteralString) -> LiteralString:
+    """The child and the parent's record of its id in one statement, fenced; `{start}` is the call that starts it."""
+    text = record(output, id="$19", path="$20", seq="$21", kind="$24", name="$1", executor="$22", epoch="$23")
+    started = START_CALL[:-1] + ", parent_close => $25::text)"
+    return (
+        with_parts(text, start=started)
+        + """
+    returning output #>> '{}', (extract(epoch from finished_at) * 1000000)::bigint
+    """
+    )
+
 
 START_CHILD: Final = Statement(
     "start_child",
-    # A start inside a workflow's body: the child and the parent's record of its id in one statement, fenced.
-    _CHILD
-    + "to_json("
-    + START_CALL[:-1]
-    + """, parent_close => $25::text)))
-    returning output #>> '{}', (extract(epoch from finished_at) * 1000000)::bigint
-    """,
+    # A start inside a workflow's body.
+    _child("to_json({start})"),
 )
 
 START_CHILD_AND_SEND: Final = Statement(
     "start_child_and_send",
     # The same with a message for it, or for the one that holds its key.
-    _CHILD
-    + """
-        (with s as materialized (select """
-    + START_CALL[:-1]
-    + """, parent_close => $25::text) as id)
-         select to_json(s.id) from s where {schema}.send(s.id, $26::text, $27::json, $28::text) is not null))
-    returning output #>> '{}', (extract(epoch from finished_at) * 1000000)::bigint
-    """,
+    _child(
+        """(
+            with s as materialized (select {start} as id)
+            select to_json(s.id) from s where {schema}.send(s.id, $26::text, $27::json, $28::text) is not null)"""
+    ),
 )
 
 ADOPT_CHILD: Final = Statement(

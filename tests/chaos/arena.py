@@ -22,7 +22,7 @@ import psycopg
 from dbdurable._embedded import EmbeddedServer
 from dbdurable._embedded.keeper import read_postmaster
 from dbdurable._io.migrate import migrate
-from dbdurable._sql.executor import RECOVER
+from dbdurable._sql.upkeep import RECOVER
 from tests.chaos import flows
 from tests.chaos.clients import Client, Journal
 from tests.chaos.nemesis import Nemesis

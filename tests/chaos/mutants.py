@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dbdurable._sql import claim, executor, step, workflow
+from dbdurable._sql import claim, step, upkeep, workflow
 from tests.crash.mutants import replace
 
 
@@ -20,7 +20,7 @@ def any_order() -> None:
 
 def keep_slots() -> None:
     """An executor's death gives nothing back."""
-    replace(executor.RECOVER, "set used = l.used - n.slots", "set used = l.used")
+    replace(upkeep.RECOVER, "set used = l.used - n.slots", "set used = l.used")
 
 
 def no_fence() -> None:

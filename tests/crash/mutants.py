@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from dbdurable._io import source
-from dbdurable._sql import claim, executor, step
+from dbdurable._sql import claim, step, upkeep
+from dbdurable._sql.parts import fence
 from dbdurable._sql.statement import Statement
 
-FENCE = """coalesce((select w.epoch from {schema}.workflow w
-                   where w.id = $1 and w.executor_id = $7::uuid and w.epoch = $8::int and w.status = 'running'
-                     for share), {schema}.fenced())"""
+FENCE = fence("$7", "$8")
 NO_FENCE = "coalesce($8::int, ($7::uuid is null)::int)"
 
 
@@ -63,7 +62,7 @@ def drop_owner_and_epoch_of_recovery() -> None:
 
 
 def keep_epoch() -> None:
-    replace(executor.RECOVER, "set epoch = w.epoch + 1, executor_id = null", "set epoch = w.epoch, executor_id = null")
+    replace(upkeep.RECOVER, "set epoch = w.epoch + 1, executor_id = null", "set epoch = w.epoch, executor_id = null")
     for statement in (claim.CLAIM, claim.CLAIM_AHEAD):
         replace(statement, "status = 'running', epoch = w.epoch + 1", "status = 'running', epoch = w.epoch")
 
@@ -91,7 +90,7 @@ def keep_errors_of_zombies() -> None:
 
 def forget_recovery() -> None:
     """Recovery that finds the dead and takes nothing over."""
-    replace(executor.RECOVER, "limit 8 for update of l skip locked", "limit 0 for update of l skip locked")
+    replace(upkeep.RECOVER, "limit 8 for update of l skip locked", "limit 0 for update of l skip locked")
 
 
 MUTANTS = {

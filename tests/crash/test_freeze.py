@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from dbdurable._sql import executor as sql
+from dbdurable._sql import upkeep as sql
 from dbdurable.testing.crash import Point
 from tests.crash.actors import Actor, Job, acting, run
 from tests.crash.conftest import Note

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from psycopg import RawCursor
 
-from dbdurable._sql import executor, step, workflow
+from dbdurable._sql import step, upkeep, workflow
 from dbdurable._sql.statement import Statement
 
 Connection = psycopg.Connection[Any]
@@ -179,13 +179,13 @@ def held(connection: Connection) -> UUID:
 
 
 def test_recovery_takes_nothing_from_the_living(held: UUID, connection: Connection) -> None:
-    connection.execute(executor.RECOVER.render("dbdurable"))  # type: ignore[arg-type]
+    connection.execute(upkeep.RECOVER.render("dbdurable"))  # type: ignore[arg-type]
     assert _state(connection, held) == [("running", EPOCH, 0)]
     assert connection.execute("select executor_id from dbdurable.lease").fetchall() == [(ME,)]
 
 
 def test_recovery_without_the_owner_predicate_would(held: UUID, connection: Connection) -> None:
-    text = executor.RECOVER.render("dbdurable")
+    text = upkeep.RECOVER.render("dbdurable")
     mutant = text.replace(
         'join "dbdurable".workflow w on w.id = i.id and w.executor_id = i.executor_id',
         'join "dbdurable".workflow w on w.id = i.id',
