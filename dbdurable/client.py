@@ -14,6 +14,7 @@ from dbdurable._core.queues import queue_settings
 from dbdurable._core.show import shown
 from dbdurable._executor.definition import RemoteDefinition
 from dbdurable._executor.exchange import Completion, complete_flow, rejected, resolved
+from dbdurable._executor.reference import workflow_info
 from dbdurable._executor.runtime import Configuration, Runtime, check_blocking
 from dbdurable._executor.starts import workflow_id
 from dbdurable._io.borrow import arun_in, run_in
@@ -24,7 +25,7 @@ from dbdurable._sql import queue as queue_sql
 from dbdurable._sql import workflow as sql
 from dbdurable.definitions import AsyncCall, AsyncFunction, Call, Function
 from dbdurable.errors import BadArgument
-from dbdurable.handle import AsyncHandle, Handle, workflow_info
+from dbdurable.handle import AsyncHandle, Handle
 from dbdurable.types import AsyncTx, Queue, QueueInfo, Rate, Retry, Status, SyncTx, WorkflowInfo
 
 T = TypeVar("T")
