@@ -66,9 +66,10 @@ def bench(
 
 def show(out: Console, figures: list[Figure], about: dict[str, str]) -> None:
     """The table and the verdict."""
-    from dbdurable.cli.output import table
+    from dbdurable.cli.output import print_table
 
-    out.print(table(["", "measured", ""], [(f.what, f.shown, f.note) for f in figures], whole=["measured"]))
+    rows = [(f.what, f.shown, f.note) for f in figures]
+    print_table(["load", "measured", "note"], rows, whole=["load", "measured"], folded=["note"])
     out.print("\n" + "; ".join(f"{name} {value}" for name, value in about.items()), style="dim")
     for sentence in verdict(figures):
         out.print(f"\n{sentence}")

@@ -7,12 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dbdurable.cli.app import Json, Schema, Url
-from dbdurable.cli.output import ago, console, moment, one_line, own_frames, print_json, seconds, status_text, table
+from dbdurable.cli.output import (
+    ago,
+    console,
+    moment,
+    one_line,
+    own_frames,
+    print_json,
+    print_table,
+    seconds,
+    status_text,
+)
 from dbdurable.cli.target import target
 from dbdurable.types import Status
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.table import Table
 
 __all__ = ["Id", "executors", "failures", "list_", "show", "steps"]
 
@@ -56,7 +66,7 @@ def list_(
         ]
         for w in found
     ]
-    console().print(table(columns, rows, whole=["id", "status", "started"]))
+    print_table(columns, rows, whole=["id", "status", "started"])
 
 
 def show(workflow: Id, url: Url = None, schema: Schema = None, as_json: Json = False) -> None:
@@ -72,9 +82,12 @@ def show(workflow: Id, url: Url = None, schema: Schema = None, as_json: Json = F
         return
     from rich.panel import Panel
 
-    screen = console()
-    screen.print(Panel(_fields(found), title=f"{found['name']} {found['id']}", title_align="left", border_style="dim"))
-    screen.print(_journal(journal) if journal else "no steps recorded yet")
+    heading = f"{found['name']} {found['id']}"
+    console().print(Panel(_fields(found), title=heading, title_align="left", border_style="dim"))
+    if journal:
+        _print_journal(journal)
+    else:
+        typer.echo("no steps recorded yet")
 
 
 def steps(workflow: Id, url: Url = None, schema: Schema = None, as_json: Json = False) -> None:
@@ -86,7 +99,7 @@ def steps(workflow: Id, url: Url = None, schema: Schema = None, as_json: Json = 
     if as_json:
         print_json(journal)
     elif journal:
-        console().print(_journal(journal))
+        _print_journal(journal)
     else:
         typer.echo("no steps recorded yet")
 
@@ -104,7 +117,7 @@ def failures(limit: Limit = 50, url: Url = None, schema: Schema = None, as_json:
         typer.echo("no failures")
         return
     rows = [(w["id"], w["name"], status_text(w["status"]), ago(w["age_s"]), _reason(w)) for w in found]
-    console().print(table(["id", "name", "status", "since", "reason"], rows, whole=["id", "status", "since"]))
+    print_table(["id", "name", "status", "since", "reason"], rows, whole=["id", "status", "since"])
 
 
 def executors(url: Url = None, schema: Schema = None, as_json: Json = False) -> None:
@@ -132,7 +145,7 @@ def executors(url: Url = None, schema: Schema = None, as_json: Json = False) -> 
         for e in found
     ]
     columns = ["process", "state", "running", "started", "version", "queues", "functions"]
-    console().print(table(columns, rows, whole=["process", "state", "started"]))
+    print_table(columns, rows, whole=["process", "state", "started"])
 
 
 def _progress(said: dict[str, Any] | None) -> str:
@@ -146,7 +159,7 @@ def _reason(w: dict[str, Any]) -> str:
     return one_line(w["reason"] or (f"{w['error_type']}: {w['error_message']}" if w["error_type"] else ""))
 
 
-def _journal(journal: list[dict[str, Any]]) -> RenderableType:
+def _print_journal(journal: list[dict[str, Any]]) -> None:
     rows = [
         (
             s["path"],
@@ -160,14 +173,14 @@ def _journal(journal: list[dict[str, Any]]) -> RenderableType:
         for s in journal
     ]
     columns = ["path", "name", "kind", "status", "attempts", "took", "output"]
-    return table(columns, rows, whole=["path", "kind", "status"])
+    print_table(columns, rows, whole=["path", "kind", "status"])
 
 
 _PLAIN = ("reason", "key", "queue", "priority", "partition", "parent_id", "executor")
 _TIMES = ("created_at", "started_at", "finished_at", "deadline")
 
 
-def _fields(w: dict[str, Any]) -> RenderableType:
+def _fields(w: dict[str, Any]) -> Table:
     from rich.json import JSON
     from rich.table import Table
     from rich.text import Text

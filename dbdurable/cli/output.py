@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-__all__ = ["ago", "console", "moment", "one_line", "own_frames", "print_json", "seconds", "status_text", "table"]
+__all__ = [
+    "ago",
+    "console",
+    "moment",
+    "one_line",
+    "own_frames",
+    "print_json",
+    "print_table",
+    "seconds",
+    "status_text",
+    "table",
+]
 
 STATUS_STYLES = {
     "queued": "cyan",
@@ -30,15 +41,21 @@ STATUS_STYLES = {
 SLIM = 16
 """Columns that are no wider than this are not worth cutting."""
 
+UNBOUNDED = 10_000
+"""A width that no table needs."""
+
 _UNITS = ((86_400.0, "day"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))
 
 
 def console() -> Console:
-    """Where tables go: stdout; where that is no terminal, $COLUMNS or 120 columns wide."""
+    """Where sentences and panels go: stdout; where that is no terminal, $COLUMNS or 120 columns wide."""
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
-    return Console(highlight=False, width=width)
+    return Console(highlight=False, width=None if _has_width() else 120)
+
+
+def _has_width() -> bool:
+    return sys.stdout.isatty() or "COLUMNS" in os.environ
 
 
 def print_json(value: object) -> None:
@@ -122,8 +139,13 @@ def status_text(status: str) -> Text:
     return Text(status, style=STATUS_STYLES.get(status, ""))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, whole: Sequence[str] = ()) -> Table:
-    """A table with one line a row; where it is narrow, wide columns are cut, but never those in `whole`."""
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, whole: Sequence[str] = (), folded: Sequence[str] = ()
+) -> Table:
+    """A table with one line a row; where it is narrow, wide columns are cut.
+
+    Those in `whole` never are; those in `folded` take as many lines as they need.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -136,7 +158,17 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, whole: Seque
         is_slim = all(row[at].cell_len <= SLIM for row in cells)
         made.add_column(column, no_wrap=column in whole or is_slim)
     for row in cells:
-        for cell in row:
-            cell.no_wrap, cell.overflow = True, "ellipsis"
+        for column, cell in zip(columns, row, strict=True):
+            cell.no_wrap, cell.overflow = (False, "fold") if column in folded else (True, "ellipsis")
         made.add_row(*row)
     return made
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, whole: Sequence[str] = (), folded: Sequence[str] = ()
+) -> None:
+    """Prints such a table. In a file or a pipe nothing is cut, unless $COLUMNS says how wide it is."""
+    from rich.console import Console
+
+    made = table(columns, rows, whole=whole, folded=folded)
+    Console(highlight=False, width=None if _has_width() else UNBOUNDED).print(made)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dbdurable.cli.app import Json, Schema, Url
-from dbdurable.cli.output import console, one_line, print_json, status_text, table
+from dbdurable.cli.output import console, one_line, print_json, print_table, status_text
 from dbdurable.cli.target import target
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _print_table(columns: list[str], rows: list[tuple[Any, ...]]) -> None:
     elif len(columns) * COLUMN_WIDTH_MIN > screen.width:
         for number, row in enumerate(rows, start=1):
             screen.rule(f"row {number}", align="left", style="dim")
-            screen.print(table(["column", "value"], zip(columns, map(_cell, row), strict=True), whole=["column"]))
+            print_table(["column", "value"], zip(columns, map(_cell, row), strict=True), whole=["column"])
     else:
         # Texts and JSON may be cut where it is narrow; ids, times and numbers not.
         whole = [
@@ -102,7 +102,7 @@ def _print_table(columns: list[str], rows: list[tuple[Any, ...]]) -> None:
             [status_text(_cell(value)) if at == status else _cell(value) for at, value in enumerate(row)]
             for row in rows
         ]
-        screen.print(table(columns, cells, whole=whole))
+        print_table(columns, cells, whole=whole)
 
 
 def _cell(value: Any) -> str:

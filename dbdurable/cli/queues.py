@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dbdurable.cli.app import Json, Schema, Url, choose
-from dbdurable.cli.output import ago, console, print_json, table
+from dbdurable.cli.output import ago, print_json, print_table
 from dbdurable.cli.target import Target, target
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def queues(context: typer.Context, url: Url = None, schema: Schema = None, as_js
             (q["name"], _state(q), _count(q["ready"]), _oldest(q), q["running"] or "", q["delayed"] or "", in_words(q))
             for q in found
         ]
-        console().print(table(columns, rows, whole=["queue", "state", "oldest"]))
+        print_table(columns, rows, whole=["queue", "state", "oldest"], folded=["limits"])
     else:
         typer.echo("no queues yet: the first executor that connects makes those that it serves")
 

@@ -32,6 +32,9 @@ CONDITIONS = ("near", "far", "held")
 SETTINGS = {"max_connections": 200}
 """The one setting that is not the server's default: pools of 64 and of several processes must find room."""
 
+TABLE_WIDTH_MAX = 1000
+"""Whatever the terminal's is: a line that it breaks can be read, a figure that is cut cannot."""
+
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
@@ -118,7 +121,7 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     """0 when every contestant did its work."""
     options = parsed(arguments)
-    console = Console(stderr=options.json)
+    console, tables = Console(stderr=options.json), Console(width=TABLE_WIDTH_MAX)
     result = json.loads(options.source.read_text()) if options.source else run(options, console)
     if options.output:
         options.output.write_text(json.dumps(result, indent=2) + "\n")
@@ -132,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.markdown:
             print(markdown_of(data) + "\n")
         else:
-            console.print(table_of(data))
+            tables.print(table_of(data))
     console.print("; ".join(f"{name} {value}" for name, value in result["about"].items()), highlight=False)
     if result["quick"]:
         console.print("--quick shows that everything works and counts right; its times mean nothing.", style="bold")

@@ -53,6 +53,21 @@ def test_times_are_shown_as_percentiles() -> None:
     assert table_of(data).columns[1].header == "p50 ms"
 
 
+def test_no_figure_is_cut_however_narrow_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counts = {"commits": 11.25, "round_trips": 33.5, "statements": 44.75, "wal_bytes": 5123.0, "hot_ratio": 0.875}
+    figures = figures_of(["hand sync"], counts=counts, phases={"enqueue": [1234567.0], "drain": [7654321.0]})
+    result = {"about": ABOUT, "quick": False, "loads": [data_of(TEN_LOAD, "near", figures)]}
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps(result))
+
+    assert main(["--from", str(file)]) == 0
+
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    for figure in ("1,234,567", "7,654,321", "11.2", "33.5", "44.8", "5,123", "0.875"):
+        assert figure in shown.split()
+
+
 @pytest.mark.parametrize("load", [TEN_LOAD, QUEUE_LOAD], ids=lambda load: load.name)
 def test_a_chart_is_well_formed_and_has_a_bar_for_each_that_took_part(load: object) -> None:
     names = [each.key for each in load.contestants[:3]]  # type: ignore[attr-defined]

@@ -7,8 +7,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
 from dbdurable import Client, Rate
+from dbdurable.cli.commands import app
 from tests.cli.conftest import Cli
 from tests.cli.rows import executor, hold, tickets
 
@@ -43,6 +45,27 @@ def test_the_table(cli: Cli, queues: Connection, database_url: str):
     assert lines[0] == ["queue", "state", "ready", "oldest", "running", "delayed", "limits"]
     assert lines[2] == ["mail", "open"]
     assert lines[3] == ["orders", "open", "2", "1", "h", "ago", "1", "1", "5", "at", "once,", "100", "every", "60", "s"]
+
+
+def test_all_limits_are_shown_where_it_is_narrow(cli: Cli, queues: Connection, database_url: str):
+    limits = (
+        "5 at once, 7 a worker, 1 a partition, 100 every 60 s (20 at once), 3 a second a partition, 9000 ready at most"
+    )
+    client = Client(database_url)
+    client.set_queue("orders", concurrency=5, worker_concurrency=7, per_partition=1, max_depth=9000)
+    client.set_queue("orders", rate=Rate(100, per=60, burst=20), rate_per_partition=Rate(3, per=1))
+    _, _, _, *lines = cli("queues", url=database_url).stdout.splitlines()
+    at = lines[0].index("5 at")
+    assert len(lines) > 1
+    assert " ".join(line[at:].strip() for line in lines) == limits
+
+
+def test_nothing_is_cut_for_a_file_or_a_pipe(queues: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    name = "a" * 200
+    queues.execute("insert into dbdurable.queue (name) values (%s)", [name])
+    lines = CliRunner().invoke(app, ["queues", "--url", database_url]).stdout.splitlines()
+    assert [line.split() for line in lines[2:3]] == [[name, "open"]]
 
 
 def test_json(cli: Cli, queues: Connection, database_url: str):
