@@ -12,6 +12,7 @@ from dbdurable._core.codec import ValueCodec
 from dbdurable._core.names import check_name
 from dbdurable._core.queues import queue_settings
 from dbdurable._core.show import shown
+from dbdurable._core.whole import whole_number
 from dbdurable._executor.definition import RemoteDefinition
 from dbdurable._executor.exchange import Completion, complete_flow, rejected, resolved
 from dbdurable._executor.reference import workflow_info
@@ -65,8 +66,7 @@ class _Client:
 
     def list_flow(self, name: str | None, status: Status | None, limit: int) -> Flow[list[WorkflowInfo]]:
         """The newest workflows."""
-        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= LIMIT_MAX:
-            raise BadArgument(f"limit= takes a whole number from 1 to {LIMIT_MAX}, not {limit!r}")
+        whole_number(limit, "limit=", 1, LIMIT_MAX)
         if status is not None and status not in list(Status):
             raise BadArgument(f"status= takes one of {', '.join(Status)}, not {shown(status)}")
         if name is not None:

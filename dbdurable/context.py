@@ -20,6 +20,7 @@ from dbdurable._core.retry import as_retry, duration_s
 from dbdurable._executor.calls import Invocation, durable_call, flow_of, require_own_thread
 from dbdurable._executor.definition import Definition
 from dbdurable._executor.runtime import Runtime, check_blocking
+from dbdurable._executor.where import body_frame
 from dbdurable._protocol.frame import (
     StepFrame,
     WorkflowFrame,
@@ -117,7 +118,7 @@ def timeout(limit: Duration, /) -> Iterator[None]:
     try:
         recorded = frame.journal.match(path, KIND, NAME) is not None
     except Diverged as diverged:
-        raise frame.unwind(Diverged(str(diverged).replace("{id}", str(frame.id)))) from None
+        raise frame.diverge(diverged) from None
     kept = frame.kept.get(path)
     until = frame.lease.now() + limit_s
     if recorded:  # without its wait it has told already, and the journal says whom
@@ -269,7 +270,7 @@ def run_step(
     frame = _body("run_step")
     check_blocking("run_step(...)", "await aio.run_step(...)")
     require_own_thread(frame, "run_step(...)")
-    this = durable_call(_inline(name, fn, retry, timeout, is_async=False), frame)
+    this = durable_call(_inline(frame, name, fn, retry, timeout, is_async=False), frame)
     return cast(R, frame_runtime(frame).drive(flow_of(this), False, this))
 
 
@@ -285,18 +286,16 @@ def arun_step(
     if isinstance(current.get(), StepFrame):
         return fn()
     frame = _body("aio.run_step")
-    this = durable_call(_inline(name, fn, retry, timeout, is_async=True), frame)
+    this = durable_call(_inline(frame, name, fn, retry, timeout, is_async=True), frame)
     return cast("Awaitable[R]", frame_runtime(frame).adrive(flow_of(this), True, this))
 
 
 def _body(call: str) -> WorkflowFrame:
-    frame = current.get()
-    if not isinstance(frame, WorkflowFrame):
-        raise NotInWorkflow(
-            f"{call}(...) was called outside of a workflow: nothing would be recorded. Decorate the caller with "
-            "@durable.workflow, or call the function itself"
-        )
-    return frame
+    return body_frame(
+        f"{call}(...)",
+        inside=": there it would record nothing. Call it in the body of the workflow",
+        outside=": nothing would be recorded. Decorate the caller with @durable.workflow, or call the function itself",
+    )
 
 
 def frame_runtime(frame: WorkflowFrame) -> Runtime:
@@ -305,7 +304,13 @@ def frame_runtime(frame: WorkflowFrame) -> Runtime:
 
 
 def _inline(
-    name: str, fn: Callable[[], Any], retry: Retry | int | None, timeout: Duration | None, *, is_async: bool
+    frame: WorkflowFrame,
+    name: str,
+    fn: Callable[[], Any],
+    retry: Retry | int | None,
+    timeout: Duration | None,
+    *,
+    is_async: bool,
 ) -> Invocation:
     definition = Definition(
         name=check_name(name, "step"),
@@ -317,5 +322,4 @@ def _inline(
         timeout_s=None if timeout is None else duration_s(timeout, "timeout="),
     )
     definition.__dict__["hints"] = {}  # a lambda's annotations say nothing worth resolving
-    frame = _body("run_step")
     return Invocation(frame_runtime(frame), definition, (), {}, {})

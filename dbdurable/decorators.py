@@ -8,6 +8,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar
 
 from dbdurable._core.names import check_name, default_name
 from dbdurable._core.retry import as_retry, duration_s
+from dbdurable._core.whole import whole_number
 from dbdurable._executor.definition import Definition, caller_locals, takes_self
 from dbdurable._executor.runtime import Runtime
 from dbdurable._executor.undo import check_compensation
@@ -129,6 +130,8 @@ _FACES: dict[tuple[str, bool], type[Function[Any, Any]] | type[AsyncFunction[Any
     ("transaction", True): AsyncTransaction,
 }
 
+ATTEMPTS_MAX = 10_000
+
 _ALLOWED = {
     "workflow": {"name", "queue", "timeout", "max_attempts"},
     "step": {"name", "retry", "timeout", "compensate"},
@@ -173,7 +176,9 @@ class Decorator:
             retry=as_retry(options.get("retry")),
             timeout_s=None if options.get("timeout") is None else duration_s(options["timeout"], "timeout="),
             queue=None if queue is None else check_name(getattr(queue, "name", queue), "queue"),
-            max_attempts=_check_attempts(options.get("max_attempts", 20)),
+            max_attempts=whole_number(
+                options.get("max_attempts", 20), "max_attempts=", 1, ATTEMPTS_MAX, error=BadConfiguration
+            ),
             isolation=_check_isolation(options.get("isolation")),
             row_factory=options.get("row_factory"),
             compensate=options.get("compensate"),
@@ -205,12 +210,6 @@ def _check_compensate(definition: Definition) -> None:
         raise BadConfiguration(
             f"step {definition.name}: compensate= takes a function of its result and its arguments: {error}"
         ) from None
-
-
-def _check_attempts(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 10_000:
-        raise BadConfiguration(f"max_attempts= takes a whole number from 1 to 10000, not {value!r}")
-    return value
 
 
 def _check_isolation(value: object) -> str | None:

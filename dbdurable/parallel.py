@@ -7,17 +7,19 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast, overload
 
-from dbdurable._core.codec import ValueCodec
+from dbdurable._core.codec import UNTYPED
 from dbdurable._core.retry import duration_s
 from dbdurable._core.show import shown
 from dbdurable._core.tally import Tally
+from dbdurable._core.whole import whole_number
 from dbdurable._executor import task_branches, thread_branches
 from dbdurable._executor.calls import place_of, require_own_thread
 from dbdurable._executor.runtime import Runtime, check_blocking
-from dbdurable._protocol.frame import StepFrame, WorkflowFrame, current
+from dbdurable._executor.where import body_frame
+from dbdurable._protocol.frame import WorkflowFrame
 from dbdurable._protocol.wait import sleep
 from dbdurable.definitions import AsyncCall, AsyncFunction, Call
-from dbdurable.errors import BadArgument, NotInWorkflow, WaitTimeout, WrongColour
+from dbdurable.errors import BadArgument, WaitTimeout, WrongColour
 from dbdurable.types import Batch, Completion, Duration
 
 A = TypeVar("A")
@@ -182,17 +184,10 @@ async def afan_out(
 
 
 def _body(call: str, instead: str) -> WorkflowFrame:
-    frame = current.get()
-    if isinstance(frame, WorkflowFrame):
-        return frame
-    if isinstance(frame, StepFrame):
-        raise NotInWorkflow(
-            f"{call}(...) was called inside {frame.kind} {frame.name}: there it would record nothing. Call it from "
-            f"the workflow, or use {instead}"
-        )
-    raise NotInWorkflow(
-        f"{call}(...) was called outside of a workflow: nothing would be recorded. Decorate the caller with "
-        f"@durable.workflow, or use {instead}"
+    return body_frame(
+        f"{call}(...)",
+        inside=f": there it would record nothing. Call it from the workflow, or use {instead}",
+        outside=f": nothing would be recorded. Decorate the caller with @durable.workflow, or use {instead}",
     )
 
 
@@ -285,9 +280,7 @@ def _items(fn: Any, items: Iterable[Any], completion: Completion | None) -> tupl
 
 
 def _width(value: int, most: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise BadArgument(f"fan_out(max_concurrency=...) takes a whole number from 1 to {most}, not {shown(value)}")
-    return value
+    return whole_number(value, "fan_out(max_concurrency=...)", 1, most)
 
 
 def _won(index: int, value: Any, calls: tuple[Any, ...], timeout: Duration | None) -> tuple[int, Any]:
@@ -299,10 +292,10 @@ def _won(index: int, value: Any, calls: tuple[Any, ...], timeout: Duration | Non
 
 
 def _wait(frame: WorkflowFrame, timeout_s: float) -> None:
-    this = place_of(frame, "timeout", "sleep", ValueCodec(), timeout_s)
+    this = place_of(frame, "timeout", "sleep", UNTYPED, timeout_s)
     cast(Runtime, frame.runtime).drive(sleep(this, timeout_s), None, this)
 
 
 async def _await(frame: WorkflowFrame, timeout_s: float) -> None:
-    this = place_of(frame, "timeout", "sleep", ValueCodec(), timeout_s)
+    this = place_of(frame, "timeout", "sleep", UNTYPED, timeout_s)
     await cast(Runtime, frame.runtime).adrive(sleep(this, timeout_s), None, this)

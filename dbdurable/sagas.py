@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any, ParamSpec, Protocol, cast
+from typing import ParamSpec, Protocol, cast
 
 from dbdurable._executor.calls import require_own_thread
 from dbdurable._executor.runtime import Runtime, check_blocking
 from dbdurable._executor.undo import Undo, aroll_back, roll_back, undo_of
+from dbdurable._executor.where import body_frame
 from dbdurable._protocol import frame as frames
-from dbdurable._protocol.frame import StepFrame, WorkflowFrame, current
+from dbdurable._protocol.frame import WorkflowFrame
 from dbdurable._protocol.undo import is_failure
-from dbdurable.errors import NotInWorkflow, WrongColour
+from dbdurable.errors import WrongColour
 
 P = ParamSpec("P")
 
@@ -97,11 +98,8 @@ async def asaga() -> AsyncIterator[Saga]:
 
 
 def _body(call: str) -> WorkflowFrame:
-    frame: Any = current.get()
-    if isinstance(frame, WorkflowFrame):
-        return frame
-    inside = f"inside {frame.kind} {frame.name}" if isinstance(frame, StepFrame) else "outside of a workflow"
-    raise NotInWorkflow(
-        f"{call}() was used {inside}: nothing would be recorded there. Use it in the body of a workflow, or "
-        "contextlib.ExitStack, which does not survive a crash"
+    instead = (
+        ": nothing would be recorded there. Use it in the body of a workflow, or contextlib.ExitStack, which does "
+        "not survive a crash"
     )
+    return body_frame(f"{call}()", inside=instead, outside=instead)

@@ -12,11 +12,12 @@ from typing import Any, Generic, TypeVar, cast, overload
 from uuid import UUID
 
 from dbdurable._core import limits
-from dbdurable._core.codec import ValueCodec
+from dbdurable._core.codec import UNTYPED, ValueCodec
 from dbdurable._core.names import check_name
 from dbdurable._core.plain import plain_json, receiver
 from dbdurable._core.retry import duration_s
 from dbdurable._core.show import shown
+from dbdurable._core.whole import whole_number
 from dbdurable._executor.exchange import NOTHING, heard
 from dbdurable._executor.runtime import Runtime
 from dbdurable._executor.starts import workflow_id
@@ -169,8 +170,8 @@ def asend(
 
 def _receiver(to: object) -> tuple[UUID, str, ValueCodec]:
     if isinstance(to, (Handle, AsyncHandle)):
-        return to.id, to.name, ValueCodec()
-    return workflow_id(cast("UUID | str", to)), "workflow", ValueCodec()
+        return to.id, to.name, UNTYPED
+    return workflow_id(cast("UUID | str", to)), "workflow", UNTYPED
 
 
 # -- events and progress -------------------------------------------------------------------------------------
@@ -227,10 +228,8 @@ def progress(done: int, total: int | None = None, text: str = "") -> None:
         BadArgument: Numbers below 0, or a text of more than 1,000 characters.
     """
     for what, number in (("done", done), ("total", total)):
-        if number is None and what == "total":
-            continue
-        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**63:
-            raise BadArgument(f"progress: {what} is a whole number from 0 on, got {shown(number)}")
+        if number is not None or what == "done":
+            whole_number(number, f"progress({what}=...)", 0, 2**63 - 1)
     if not isinstance(text, str) or len(text) > limits.progress_chars_max:
         raise BadArgument(
             f"progress: text is a str of at most {limits.progress_chars_max} characters, got {shown(text)}"

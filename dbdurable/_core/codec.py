@@ -27,9 +27,9 @@ from dbdurable._core.show import clip, shown, shown_type
 from dbdurable._core.tags import Refused, json_of_tagged, untagged_of_json
 from dbdurable.errors import BadArgument, BadConfiguration
 
-__all__ = ["ValueCodec", "holds_constant", "is_too_deep", "storable"]
+__all__ = ["UNTYPED", "ValueCodec", "holds_constant", "is_too_deep", "storable"]
 
-_UNTYPED = (Any, object, inspect.Parameter.empty)
+_NO_ANNOTATION = (Any, object, inspect.Parameter.empty)
 
 
 class ValueCodec:
@@ -83,6 +83,10 @@ class ValueCodec:
             return untagged_of_json(text)
         except Refused as reason:
             raise BadArgument(f"the recorded value {shown(text)} {reason}") from None
+
+
+UNTYPED = ValueCodec()
+"""For values whose type nobody names."""
 
 
 class _TypedCodec(ValueCodec):
@@ -173,7 +177,7 @@ class _TypedCodec(ValueCodec):
 
 @lru_cache(maxsize=4096)
 def _codec(annotation: Any) -> ValueCodec:
-    return ValueCodec() if any(annotation is each for each in _UNTYPED) else _TypedCodec(annotation)
+    return UNTYPED if any(annotation is each for each in _NO_ANNOTATION) else _TypedCodec(annotation)
 
 
 def _float_json(value: float) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from dbdurable._core.retry import duration_s
 from dbdurable._core.show import shown
+from dbdurable._core.whole import whole_number
 from dbdurable.errors import BadArgument
 from dbdurable.types import Rate
 
@@ -37,11 +38,7 @@ def queue_settings(limits: dict[str, Any]) -> dict[str, Any]:
 
 
 def _whole(name: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LIMIT_MAX:
-        raise BadArgument(
-            f"{name}= takes a whole number from 1 to {LIMIT_MAX}, or None for no limit, not {shown(value)}"
-        )
-    return value
+    return whole_number(value, f"{name}=", 1, LIMIT_MAX, or_else=", or None for no limit")
 
 
 def _rate(name: str, column: str, value: object) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import Generic, TypeVar
 
+from dbdurable._core.whole import whole_number
 from dbdurable.errors import BadArgument
 from dbdurable.types import Batch, Completion
 
@@ -43,6 +44,11 @@ class Tally(Generic[R]):
     def decided(self) -> bool:
         """Whether nothing that is not under way yet has to begin."""
         return self._too_many or (self._wanted is not None and len(self._values) >= self._wanted)
+
+    @property
+    def enough(self) -> bool:
+        """Whether those that are under way need not be waited for: without a Completion they are."""
+        return self.completion is not None and self.decided
 
     @property
     def _too_many(self) -> bool:
@@ -84,8 +90,8 @@ def _tolerated(total: int, completion: Completion) -> int | None:
 def _check(total: int, completion: Completion) -> None:
     wanted, failures, percent = completion
     for name, number in (("min_successful", wanted), ("tolerated_failures", failures)):
-        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 0):
-            raise BadArgument(f"Completion({name}=...) takes a whole number from 0 on, not {number!r:.100}")
+        if number is not None:
+            whole_number(number, f"Completion({name}=...)", 0)
     if wanted is not None and wanted > total:
         raise BadArgument(f"Completion(min_successful={wanted}) of {total} items can never be reached")
     if percent is not None and not (_is_number(percent) and isfinite(percent) and 0 <= percent <= 100):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import threading
 from collections import Counter
@@ -45,20 +44,19 @@ class Attempts:
         self._ended: list[UUID] = []
         self._children: list[UUID] = []
         self._doubts: dict[WorkflowFrame, int] = {}
-        self._batches = itertools.count(1)
+        self._batch = 0
         self._running = {True: 0, False: 0}  # by "takes a slot of async tasks"
         self._running_of: Counter[str] = Counter()  # by queue
 
     def next_batch(self) -> int:
         """A number for a lease row that is about to be written."""
-        with self._lock:
-            return next(self._batches)
+        return self.next_batches(1)
 
     def next_batches(self, many: int) -> int:
         """The first of so many numbers in a row."""
         with self._lock:
-            first = next(self._batches)
-            self._batches = itertools.count(first + many)
+            first = self._batch + 1
+            self._batch += many
             return first
 
     def free(self, is_async: bool) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4, uuid5
 
-from dbdurable._core.codec import ValueCodec
+from dbdurable._core.codec import UNTYPED, ValueCodec
 from dbdurable._core.names import check_key, check_name
 from dbdurable._core.plain import plain_json, receiver
 from dbdurable._core.retry import duration_s
@@ -21,7 +21,6 @@ from dbdurable.errors import BadArgument, WaitTimeout, WorkflowFinished
 from dbdurable.types import Duration
 
 NOTHING = protocol.NOTHING
-PLAIN = ValueCodec()
 
 
 class Message(NamedTuple):
@@ -58,7 +57,7 @@ def send_flow(to: Flow[UUID], message: Message) -> Flow[None]:
     """How to send where the call is made: recorded in a body; once, also when its step runs again."""
     frame = current.get()
     if isinstance(frame, WorkflowFrame):
-        return protocol.send(place_of(frame, message.topic, "send", PLAIN), to, message.text, message.key)
+        return protocol.send(place_of(frame, message.topic, "send", UNTYPED), to, message.text, message.key)
     key = message.key or once(frame, "message")
     return _send(to, message._replace(key=key))
 
@@ -143,7 +142,7 @@ def complete_flow(this: Completion) -> Flow[None]:
     frame = current.get()
     if isinstance(frame, WorkflowFrame):
         name = "resolve" if this.reason is None else "reject"
-        return protocol.complete(place_of(frame, name, "send", PLAIN), *this)
+        return protocol.complete(place_of(frame, name, "send", UNTYPED), *this)
     call = uuid5(UUID(int=0), once(frame, "promise"))
     return _complete(this.query(call))
 

@@ -16,6 +16,7 @@ from uuid import uuid4
 from dbdurable import __about__
 from dbdurable._core.names import check_name
 from dbdurable._core.retry import duration_s
+from dbdurable._core.whole import whole_number
 from dbdurable._executor.attempts import Attempts
 from dbdurable._executor.branches import number_tasks
 from dbdurable._executor.control import Control
@@ -39,6 +40,7 @@ logger = logging.getLogger("dbdurable")
 
 CLOSE_TIMEOUT_S = 30.0
 IDLE_LOOK_S = 0.05
+SLOTS_MAX = 10_000
 BRANCH_THREADS_MAX = 10_000
 """Made on demand: a body holds its own thread while it waits for its branches, so these must not run out."""
 
@@ -59,14 +61,12 @@ class Executor:
     """
 
     def __init__(self, runtime: Runtime, queues: Collection[str | Queue] | None, threads: int, tasks: int) -> None:
-        for what, number in (("threads", threads), ("tasks", tasks)):
-            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= 10_000:
-                raise BadConfiguration(f"{what}= takes a whole number from 0 to 10000, not {number!r}")
         self.runtime = runtime
+        self.threads = whole_number(threads, "threads=", 0, SLOTS_MAX, error=BadConfiguration)
+        self.tasks = whole_number(tasks, "tasks=", 0, SLOTS_MAX, error=BadConfiguration)
         if isinstance(queues, str):
             raise BadConfiguration(f"queues= takes a list of names or queues: queues=[{queues!r:.100}]")
         self._queues = None if queues is None else sorted({check_name(getattr(q, "name", q), "queue") for q in queues})
-        self.threads, self.tasks = threads, tasks
         self.stopping = threading.Event()
         self._lent_loop: asyncio.AbstractEventLoop | None = None
         self._guest: asyncio.Task[None] | None = None

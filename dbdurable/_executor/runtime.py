@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import importlib
-import logging
 import os
 import threading
 import time
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from dbdurable._executor.notify import Notifier
 
 R = TypeVar("R")
-logger = logging.getLogger("dbdurable")
 
 
 @dataclass
@@ -83,10 +82,10 @@ class Runtime:
     @property
     def in_use(self) -> bool:
         """Whether an executor is open here; configuration must not change under it."""
-        return self._executor is not None and self._executor_pid == os.getpid()
+        return self.executor is not None
 
     def configure(self, changes: dict[str, Any]) -> None:
-        """Replaces parts of the configuration. Raises NotRunning's opposite: BadConfiguration while in use."""
+        """Replaces parts of the configuration. Raises BadConfiguration while in use, or for an unknown part."""
         if self.in_use:
             raise BadConfiguration("configure() while an executor is open: close it first")
         for name, value in changes.items():
@@ -209,9 +208,9 @@ class Runtime:
         `own_async`: the colour of user code in it, if any. `this`: the call of a workflow's body whose outcome
         it is; beside parallel branches it is returned in its turn.
         """
-        turns = None if this is None else this.frame.turns
         if this is None:
             return self._drive(flow, own_async)
+        turns = this.frame.turns
         with _seen(this):
             if turns is None or not turns.parallel:
                 return self._drive(flow, own_async)
@@ -236,9 +235,9 @@ class Runtime:
             frame.watch.end()
 
     async def _adrive_in_turn(self, flow: Flow[R], own_async: bool | None, this: DurableCall | None) -> R:
-        turns = None if this is None else this.frame.turns
         if this is None:
             return await self._adrive(flow, own_async)
+        turns = this.frame.turns
         with _seen(this):
             if turns is None or not turns.parallel:
                 return await self._adrive(flow, own_async)
@@ -317,8 +316,6 @@ def check_blocking(name: str, write: str) -> None:
 
 async def run_in_thread(pool: Any, function: Callable[[], R]) -> R:
     """Runs `function` on a thread in a copy of this context."""
-    import contextvars
-
     context = contextvars.copy_context()
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(pool, lambda: context.run(function))

@@ -13,6 +13,7 @@ from dbdurable._core.names import check_key, check_name
 from dbdurable._core.queues import LIMIT_MAX
 from dbdurable._core.retry import duration_s
 from dbdurable._core.show import shown
+from dbdurable._core.whole import whole_number
 from dbdurable._executor.definition import Definition
 from dbdurable._executor.runtime import Runtime
 from dbdurable._protocol.frame import StepFrame, WorkflowFrame, current
@@ -59,7 +60,7 @@ def build_start(
         input=input,
         key=check_key(key) if key is not None else None,
         queue=queue_name,
-        priority=_priority(options.get("priority", 0)),
+        priority=whole_number(options.get("priority", 0), "priority=", -PRIORITY_MAX, PRIORITY_MAX),
         delay_s=duration_s(options["delay"], "delay=") if "delay" in options else None,
         at=at,
         expires_s=_expires_s(options["expires"]) if "expires" in options else None,
@@ -69,7 +70,7 @@ def build_start(
         max_attempts=definition.max_attempts if registered else None,
         registered=registered,
         known_queue=queue_name is None or runtime.registry.knows_queue(queue_name),
-        cost=_cost(options.get("cost", 1)),
+        cost=whole_number(options.get("cost", 1), "cost=", 0, LIMIT_MAX),
         key_reuse=_key_reuse(options),
         parent_close=_parent_close(options),
         minted="id" not in options,
@@ -109,12 +110,6 @@ def _id(runtime: Runtime, options: Options, own_id: bool) -> Any:
     return runtime.database.new_id() if own_id else None
 
 
-def _priority(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > PRIORITY_MAX:
-        raise BadArgument(f"priority= takes a whole number from -{PRIORITY_MAX} to {PRIORITY_MAX}, not {value!r}")
-    return value
-
-
 def _key_reuse(options: Options) -> bool:
     reuse = options.get("key_reuse", False)
     if not isinstance(reuse, bool):
@@ -133,12 +128,6 @@ def _parent_close(options: Options) -> str | None:
     if not isinstance(current.get(), WorkflowFrame):
         raise BadArgument("parent_close= says what becomes of a child: it goes with a start in a workflow's body")
     return str(policy)
-
-
-def _cost(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LIMIT_MAX:
-        raise BadArgument(f"cost= takes a whole number from 0 to {LIMIT_MAX}, not {value!r}")
-    return value
 
 
 def _expires_s(value: Any) -> float:

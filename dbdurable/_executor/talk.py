@@ -5,36 +5,25 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, cast
 
-from dbdurable._core.codec import ValueCodec
+from dbdurable._core.codec import UNTYPED, ValueCodec
 from dbdurable._executor.calls import on_a_loop, place_of, require_own_thread
 from dbdurable._executor.runtime import Runtime, check_blocking
+from dbdurable._executor.where import body_frame
 from dbdurable._protocol.call import DurableCall
 from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.frame import Frame, StepFrame, WorkflowFrame, current
 from dbdurable.errors import NotInWorkflow, WrongColour
 
-PLAIN = ValueCodec()
 
-
-def body_frame(call: str) -> WorkflowFrame:
-    """The workflow in whose body the code stands; raises NotInWorkflow elsewhere."""
-    frame = current.get()
-    if isinstance(frame, WorkflowFrame):
-        return frame
-    if isinstance(frame, StepFrame):
-        raise NotInWorkflow(
-            f"{call}(...) was called inside {frame.kind} {frame.name}, which cannot wait durably: call it in the "
-            "body of the workflow, before or after it"
-        )
-    raise NotInWorkflow(
-        f"{call}(...) was called outside of a workflow: nothing would be recorded. Call it in the body of a function "
-        "with @durable.workflow (in threads that a body starts itself, it is outside of it, too)"
-    )
-
-
-def place(call: str, kind: str, name: str, codec: ValueCodec = PLAIN) -> DurableCall:
+def place(call: str, kind: str, name: str, codec: ValueCodec = UNTYPED) -> DurableCall:
     """Takes the place of such a call in the workflow around it: now, in program order."""
-    return place_of(body_frame(call), name, kind, codec)
+    frame = body_frame(
+        f"{call}(...)",
+        inside=", which cannot wait durably: call it in the body of the workflow, before or after it",
+        outside=": nothing would be recorded. Call it in the body of a function with @durable.workflow (in threads "
+        "that a body starts itself, it is outside of it, too)",
+    )
+    return place_of(frame, name, kind, codec)
 
 
 def speaker(call: str) -> Runtime:

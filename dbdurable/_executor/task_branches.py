@@ -65,7 +65,7 @@ async def fan_out(
 
     nowhere = Line("-")  # those who work on the items take no place in the journal
     tasks = [_spawn(frame, nowhere, work()) for _ in range(min(width, len(items)))]
-    await _join(frame, tasks, lambda: tally.completion is not None and tally.decided)
+    await _join(frame, tasks, lambda: tally.enough)
     await _cancel(tasks)
 
 

@@ -73,8 +73,8 @@ def fan_out(
                 return
 
     made = [turns.spawn(pool, None, work) for _ in range(min(width, len(items)))]
-    _join(turns, made, lambda: tally.completion is not None and tally.decided)
-    if not (tally.completion is not None and tally.decided):
+    _join(turns, made, lambda: tally.enough)
+    if not tally.enough:
         _raise_first(frame, made)
     turns.leave_behind(made)
     forget_waits(frame, group)

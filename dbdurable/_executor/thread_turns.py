@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from dbdurable._core.control import Lost, Suspend
 from dbdurable._core.path import Line
 from dbdurable._executor.turns import Turns
-from dbdurable._protocol.call import WAITS, DurableCall
+from dbdurable._protocol.call import UNNEEDED, WAITS, DurableCall
 from dbdurable._protocol.frame import WorkflowFrame, branch
 from dbdurable._protocol.ownership import ensure_started
 from dbdurable.errors import Cancelled
@@ -167,7 +167,7 @@ class ThreadTurns(Turns[Turn]):
             me.unneeded = False
             self.drop(this)
             self.frame.journal.leave(this.path)
-            raise Lost("the workflow goes on without this branch")
+            raise Lost(UNNEEDED)
 
     # -- branches --------------------------------------------------------------------------------------
 
@@ -190,7 +190,7 @@ class ThreadTurns(Turns[Turn]):
         made.turn = None
         try:
             if made.unneeded:
-                raise Lost("the workflow goes on without this branch")
+                raise Lost(UNNEEDED)
             made.value = context.run(_claimed, made.line, function)
             if made.line is not None and made.line.suspended:  # it swallowed that
                 raise Suspend(WAITS)
@@ -224,7 +224,7 @@ class ThreadTurns(Turns[Turn]):
             me.turn = None
             if not until() and me.unneeded:
                 me.unneeded = False
-                raise Lost("the workflow goes on without this branch")
+                raise Lost(UNNEEDED)
 
     def leave_behind(self, branches: list[Branch]) -> None:
         """Nobody needs these any more: their next durable call raises `Lost`."""

@@ -2,7 +2,7 @@
 
 What moves it are its durable calls. While all that are under way wait for something that takes long, and the
 loop has gone round often enough for everything that they had set off, the attempt is at rest. A task that
-awaits something else (an HTTP call that is no step, a TaskGroup) is given `grace_s` since the last change:
+awaits something else (an HTTP call that is no step, a TaskGroup) is given `park_after_s` since the last change:
 what is not durable begins anew after the wait, as it would after a crash.
 """
 

@@ -22,16 +22,14 @@ from dbdurable._sql.step import PLACE_RECORD, READ_STEP, RECORD_FENCED
 from dbdurable.errors import BadArgument, Cancelled, NotInTransaction, NotInWorkflow, WaitTimeout, WrongColour
 from dbdurable.types import Retry
 
-_MISTAKES = (BadArgument, NotInTransaction, NotInWorkflow, WrongColour)
-_LEFT = '{"type": "CancelledError", "module": "asyncio.exceptions", "message": "cancelled by the workflow itself"}'
 WAITS = "the workflow waits: this attempt of its body is over"
+UNNEEDED = "the workflow goes on without this branch"
 PROGRESS = "!progress"
 """The event that progress() sets; names of users never begin like that."""
+
+_MISTAKES = (BadArgument, NotInTransaction, NotInWorkflow, WrongColour)
+_LEFT = '{"type": "CancelledError", "module": "asyncio.exceptions", "message": "cancelled by the workflow itself"}'
 _CANCELLED = '{"type": "Cancelled", "module": "dbdurable.errors", "message": '
-
-
-LOOK_S = 0.5
-"""How often a wait in memory looks whether its attempt, or its branch, is over."""
 
 
 @dataclass(slots=True, eq=False)
@@ -98,7 +96,7 @@ def recall(this: DurableCall) -> Flow[Record | None]:
     try:
         record = frame.journal.match(this.path, this.kind, this.name)
     except Diverged as diverged:
-        raise frame.unwind(Diverged(str(diverged).replace("{id}", str(frame.id)))) from None
+        raise frame.diverge(diverged) from None
     if record is not None:
         return (yield from placed(this, record))
     return (yield from may_begin(this))
@@ -112,7 +110,7 @@ def may_begin(this: DurableCall) -> Flow[Record | None]:
     frame = this.frame
     frame.check()
     if this.left:
-        raise Lost("the workflow goes on without this branch")
+        raise Lost(UNNEEDED)
     if frame.interrupt is not None and not frame.interrupted:
         if not this.shielded:
             return (yield from deliver_cancel(this))
@@ -129,7 +127,7 @@ def may_begin(this: DurableCall) -> Flow[Record | None]:
 
 def time_out(this: DurableCall, limit: Limit) -> Flow[Record]:
     """Records that the call ended by the time of a block around it, and raises that; or finds its record."""
-    record = new_record(this, 1, 0.0, None, told(this, limit))
+    record = new_record(this, 1, 0.0, None, told(limit))
     answer = yield from appended(this, record)
     if not answer.mine:
         yield from resync(this.frame)

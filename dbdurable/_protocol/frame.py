@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
 
-from dbdurable._core.control import Unwind
+from dbdurable._core.control import Diverged, Unwind
 from dbdurable._core.journal import Journal
 from dbdurable._core.path import Line
 from dbdurable._protocol.effects import Query
@@ -129,6 +129,10 @@ class WorkflowFrame:
         if self.unwinding is None:
             self.unwinding = reason
         return self.unwinding
+
+    def diverge(self, found: Diverged) -> Unwind:
+        """The same for what the journal has found, which does not know whose it is."""
+        return self.unwind(Diverged(str(found).replace("{id}", str(self.id))))
 
     def check(self) -> None:
         """Raises where the attempt must not go on."""

@@ -89,8 +89,8 @@ def drop_limits(frame: WorkflowFrame) -> Flow[None]:
         yield from steadfast(DROP_WAITS, frame.id, paths, frame=frame)
 
 
-def told(this: DurableCall, limit: Limit) -> str:
-    """Notes that the line of the call has been told, and returns the record of that."""
+def told(limit: Limit) -> str:
+    """The record of a call that ended by the time of that block."""
     message = f"the {limit.limit_s:g} s of timeout() were over"
     return f'{TIMED_OUT}{json.dumps(limit.path)}, "type": "WaitTimeout", "module": "dbdurable.errors", "message": ' + (
         f"{json.dumps(message)}}}"

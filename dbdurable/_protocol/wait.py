@@ -15,6 +15,7 @@ from dbdurable._core.failure import settle_failure
 from dbdurable._core.journal import Record
 from dbdurable._core.path import Line
 from dbdurable._protocol.call import (
+    UNNEEDED,
     WAITS,
     DurableCall,
     deliver_cancel,
@@ -112,7 +113,7 @@ def suspend(this: DurableCall, wait: Wait) -> Suspend:
     A branch of a `def` body ends alone: whoever made it raises the same on its own line once all have ended.
     """
     if this.left:
-        raise Lost("the workflow goes on without this branch")
+        raise Lost(UNNEEDED)
     this.frame.waits[this.path] = wait
     return left_waiting(this.frame, this.line)
 

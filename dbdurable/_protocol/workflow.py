@@ -49,7 +49,7 @@ def attempt(
         outcome = yield from _attempt(frame, lambda: _run(frame, body, codec, undo), version)
         while outcome is LATE_CANCEL:
             late = Cancelled(frame.interrupt or "")
-            outcome = yield from _attempt(frame, lambda late=late: _undo(frame, late, undo), version)  # type: ignore[misc]
+            outcome = yield from _attempt(frame, lambda late=late: _undo(late, undo), version)  # type: ignore[misc]
         return outcome
     except Unwind:
         return ELSEWHERE  # the lease went while the outcome was being written: recovery decides
@@ -72,11 +72,11 @@ def _run(
         if not frame.undos or not is_failure(frame, error, whole_body=True):
             raise
         ended = error
-    yield from _undo(frame, ended, undo)
+    yield from _undo(ended, undo)
     raise AssertionError("raises what has ended the body, or that some of it was not undone")
 
 
-def _undo(frame: WorkflowFrame, ended: BaseException, undo: Undo | None) -> Flow[Any]:
+def _undo(ended: BaseException, undo: Undo | None) -> Flow[Any]:
     assert undo is not None
     yield from call(lambda: undo(ended))
     raise ended
@@ -124,7 +124,7 @@ def _check_end(frame: WorkflowFrame) -> None:
     try:
         frame.journal.check_complete()
     except Diverged as diverged:
-        raise frame.unwind(Diverged(str(diverged).replace("{id}", str(frame.id)))) from None
+        raise frame.diverge(diverged) from None
 
 
 def _failure(error: BaseException) -> tuple[str, BaseException]:

@@ -58,9 +58,6 @@ class Report:
     results: dict[str, str] = field(default_factory=dict)
     error: str | None = None
 
-    def of_role(self, role: str) -> list[Point]:
-        return [point for point in self.points if point.role == role]
-
 
 # -- in the child ---------------------------------------------------------------------------------------------
 

@@ -43,8 +43,6 @@ class Proxy:
         self._doomed: set[int] = set()
         self.round_trips: Counter[int] = Counter()
         """By backend process id: how often the client waited for the server."""
-        self.exchanges: list[str] = []
-        """What clients sent, while `recording`: the frame types of each turn."""
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 
     def lose_next_answer(self, backend_pid: int) -> None:

@@ -14,8 +14,6 @@ from psycopg import Connection
 from dbdurable import Durable, Handle, NonRetryable, Retry, aio, current_step, errors, gather, saga
 from tests.support.wait import wait_until
 
-SOON = Retry(initial=0.001)
-
 
 @pytest.fixture
 def durable(database_url: str) -> Iterator[Durable]:
