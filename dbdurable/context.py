@@ -26,10 +26,10 @@ from dbdurable._protocol.frame import (
     WorkflowFrame,
     current,
     current_line,
+    holding_off,
     is_replaying,
     limits,
     limits_here,
-    shielded,
 )
 from dbdurable._protocol.limit import KIND, NAME, Limit
 from dbdurable.errors import NotInWorkflow
@@ -86,12 +86,8 @@ def shield() -> Iterator[None]:
     if isinstance(frame, StepFrame):  # a step is never cut in two
         yield
         return
-    token = shielded.set(frame)
-    try:
+    with holding_off(frame):
         yield
-    finally:
-        with suppress(ValueError):  # closed by the garbage collector, after its loop has ended
-            shielded.reset(token)
 
 
 @contextmanager

@@ -52,6 +52,8 @@ def number_tasks(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
             frame.branches.discard(task)
             if task.cancelled() and not shared:
                 frame.journal.leave(line.prefix)
+            if task is frame.told:  # the first callback: before anybody who awaits it goes on
+                frame.turns.pass_cancel_on()
 
         task.add_done_callback(ended)
         return task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -13,7 +14,8 @@ from dbdurable._executor.definition import Definition
 from dbdurable._executor.executor import Executor
 from dbdurable._executor.runtime import boottime
 from dbdurable._executor.timers import kept_waits
-from dbdurable._protocol.effects import Flow
+from dbdurable._protocol.child import RunChild
+from dbdurable._protocol.effects import Flow, call
 from dbdurable._protocol.frame import WorkflowFrame
 from dbdurable._protocol.ownership import steadfast
 from dbdurable._protocol.start import Start, result, start_here, unkeyed_start
@@ -117,6 +119,18 @@ def run_child(executor: Executor, definition: Definition, parent: WorkflowFrame,
     if outcome.status is None and outcome.error is not None:
         raise outcome.error
     return True
+
+
+def runner(executor: Executor, definition: Definition, parent: WorkflowFrame) -> RunChild:
+    """How a body runs a child while it waits for it: the wait has the body's colour, the child its own."""
+
+    def run(id: UUID) -> Flow[bool]:
+        return run_child(executor, definition, parent, id)
+
+    if definition.is_async is parent.is_async:
+        return run
+    cross: Callable[..., Any] = executor.runtime.adrive if parent.is_async else executor.runtime.drive
+    return lambda id: call(lambda: cross(run(id), definition.is_async), None, definition.name)
 
 
 def value_of(frame: WorkflowFrame, outcome: Outcome) -> Any:

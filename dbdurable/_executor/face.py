@@ -20,7 +20,7 @@ from dbdurable._executor.calls import (
     require_workflow,
 )
 from dbdurable._executor.definition import Definition, RemoteDefinition
-from dbdurable._executor.direct import Direct, run_child
+from dbdurable._executor.direct import Direct, runner
 from dbdurable._executor.exchange import Message, once
 from dbdurable._executor.runtime import Runtime
 from dbdurable._executor.starts import build_start, refuse_start_options, workflow_id
@@ -102,7 +102,7 @@ class Face:
             args = (self.self_, *args)
         return Invocation(self.runtime, self.definition, args, kwargs, self.carried)
 
-    def flow(self, call: Invocation) -> tuple[Flow[Any], bool, DurableCall | None]:
+    def flow(self, call: Invocation) -> tuple[Flow[Any], bool | None, DurableCall | None]:
         """The protocol of a call that is not part of a step, its colour, and its place, which it takes now."""
         frame = current.get()
         refuse_start_options(self.carried, self.name, self.definition.kind)
@@ -116,13 +116,13 @@ class Face:
                 return Direct(executor, self.definition, start).flow(), self.definition.is_async, None
             child = place_of(frame, self.name, "child", ValueCodec.for_annotation(str, "the id of a child"))
             join = place_of(frame, self.name, "join", self.definition.result)
-            run = functools.partial(run_child, executor, self.definition, frame)
+            run = runner(executor, self.definition, frame)
             start = replace(start, parent_id=frame.id, parent_close=start.parent_close or "cancel")
-            return call_child(child, join, start, run), self.definition.is_async, join
+            return call_child(child, join, start, run), None, join
         this = durable_call(call, require_workflow(self.definition, frame))
         return flow_of(this), self.definition.is_async, this
 
-    def placed(self, call: Invocation) -> tuple[Flow[Any], bool, DurableCall]:
+    def placed(self, call: Invocation) -> tuple[Flow[Any], bool | None, DurableCall]:
         """The same for a step."""
         flow, is_async, this = self.flow(call)
         assert this is not None

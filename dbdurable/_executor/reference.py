@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import typing
-from functools import partial
 from typing import Any, ClassVar, cast
 from uuid import UUID
 
@@ -14,7 +13,7 @@ from dbdurable._core.codec import ValueCodec
 from dbdurable._core.retry import duration_s
 from dbdurable._core.show import shown
 from dbdurable._executor.calls import place_of
-from dbdurable._executor.direct import run_child
+from dbdurable._executor.direct import runner
 from dbdurable._executor.runtime import Runtime, boottime
 from dbdurable._protocol.call import DurableCall
 from dbdurable._protocol.child import RunChild, await_child
@@ -94,8 +93,8 @@ class Reference:
         assert self._id is not None
         return self._id
 
-    def result_flow(self, timeout: Duration | None) -> tuple[Flow[Any], bool | None, DurableCall | None]:
-        """Waits for the outcome; the colour of user code that may run meanwhile, and the place in its workflow.
+    def result_flow(self, timeout: Duration | None) -> tuple[Flow[Any], None, DurableCall | None]:
+        """Waits for the outcome, in the colour of the caller; and the place of that in the caller's workflow.
 
         In the body of a workflow the outcome is recorded there, and a workflow that nobody runs yet is run
         by the one that waits for it.
@@ -108,7 +107,7 @@ class Reference:
         definition = executor.definitions.get(self.name)
         if definition is None:
             return self._join(join, _nobody), None, join
-        return self._join(join, partial(run_child, executor, definition, frame)), definition.is_async, join
+        return self._join(join, runner(executor, definition, frame)), None, join
 
     def _join(self, join: DurableCall, run: RunChild) -> Flow[Any]:
         id = yield from self.known_id()

@@ -154,11 +154,22 @@ class TaskTurns(Turns[Turn]):
             self._loop.call_exception_handler({"message": "a cancelled branch", "exception": task.exception()})
 
     def _cancel_body(self) -> None:
-        """A cancel is for the whole body: a branch of it would keep it to itself, in a TaskGroup for one."""
-        root = self.frame.root
-        if root is not None and root is not asyncio.current_task() and not self.frame.root_cancelled:
-            self.frame.root_cancelled = True
-            root.cancel()
+        """A cancel is for the whole body: a branch of it would keep it to itself, in a TaskGroup for one.
+
+        The branch that has seen it may clean up first: whoever is cancelled then would cancel it once more.
+        """
+        frame, task = self.frame, asyncio.current_task()
+        if frame.root is not None and frame.root is not task and frame.told is None:
+            frame.told = task
+
+    def pass_cancel_on(self) -> None:
+        """Cancels the body's own task once the branch that was told has ended, and nobody is in a shield."""
+        frame = self.frame
+        if frame.told is None or not frame.told.done() or frame.shields or frame.root_cancelled:
+            return
+        if frame.unwinding is None and not frame.ended:
+            frame.root_cancelled = True
+            frame.root.cancel()
 
     # -- waiting ---------------------------------------------------------------------------------------
 

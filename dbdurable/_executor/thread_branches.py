@@ -106,7 +106,7 @@ def _join(turns: ThreadTurns, made: list[Branch], enough: Callable[[], bool]) ->
     try:
         turns.join(lambda: enough() or cancelled() or all_ended())
         if cancelled():
-            turns.leave_behind(made)
+            turns.leave_behind(made, spare=True)
             turns.join(all_ended)
     except Lost:
         turns.leave_behind(made)

@@ -20,13 +20,13 @@ from dbdurable._executor.definition import Definition
 from dbdurable._executor.runtime import Runtime
 from dbdurable._protocol.call import DurableCall
 from dbdurable._protocol.effects import Flow
-from dbdurable._protocol.frame import WorkflowFrame, shielded, undos_here
+from dbdurable._protocol.frame import WorkflowFrame, holding_off, undos_here
 from dbdurable._protocol.ownership import steadfast
 from dbdurable._sql.workflow import CLEAR_UNDO
 from dbdurable.errors import BadArgument, StepTimeout, UndoFailed
 from dbdurable.types import Retry
 
-Placed = tuple[Flow[Any], bool, DurableCall]
+Placed = tuple[Flow[Any], bool | None, DurableCall]
 
 
 class _Nothing(ValueCodec):
@@ -118,8 +118,8 @@ def _name(function: Any) -> str:
 
 def roll_back(frame: WorkflowFrame, undos: list[Undo], ended: BaseException) -> None:
     """Runs and forgets them, the last one first. Raises UndoFailed where one gave up, after all have run."""
-    failed, many, token = [], len(undos), shielded.set(frame)
-    try:
+    failed, many = [], len(undos)
+    with holding_off(frame):
         while undos:
             undo = undos.pop()
             try:
@@ -127,15 +127,13 @@ def roll_back(frame: WorkflowFrame, undos: list[Undo], ended: BaseException) -> 
             except Exception as error:
                 failed.append(_not_undone(undo, error))
         frame.runtime.drive(steadfast(CLEAR_UNDO, frame.id, frame=frame))
-    finally:
-        shielded.reset(token)
     _raise_failed(frame, failed, many, ended)
 
 
 async def aroll_back(frame: WorkflowFrame, undos: list[Undo], ended: BaseException) -> None:
     """The same for `async def` bodies."""
-    failed, many, token = [], len(undos), shielded.set(frame)
-    try:
+    failed, many = [], len(undos)
+    with holding_off(frame):
         while undos:
             undo = undos.pop()
             try:
@@ -143,8 +141,6 @@ async def aroll_back(frame: WorkflowFrame, undos: list[Undo], ended: BaseExcepti
             except Exception as error:
                 failed.append(_not_undone(undo, error))
         await frame.runtime.adrive(steadfast(CLEAR_UNDO, frame.id, frame=frame))
-    finally:
-        shielded.reset(token)
     _raise_failed(frame, failed, many, ended)
 
 

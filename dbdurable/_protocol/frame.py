@@ -6,7 +6,8 @@ a durable call there raises `NotInWorkflow` instead of running unrecorded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -29,6 +30,8 @@ class Wait:
     until: float | None = None
     due: datetime | None = None
     attempts: int = 0
+    shielded: bool = False
+    """Whether it goes on although the workflow was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +105,12 @@ class WorkflowFrame:
     """Those of its tasks that wait for others of them."""
     root: Any = None
     """The task that runs an asynchronous body."""
+    told: Any = None
+    """The task, another than the body's own, that was the first to see the cancel of the workflow."""
     root_cancelled: bool = False
     """Whether a cancel that a branch has seen was passed on to it."""
+    shields: int = 0
+    """How many shields the tasks of the body are in; until they have left them it is not passed on."""
     as_completed: tuple[Any, Line, int] | None = None
     """The list that `asyncio.as_completed` makes tasks of just now, their line, and how many are left to make."""
     ended: bool = False
@@ -123,6 +130,12 @@ class WorkflowFrame:
         """The body goes on after a record that was written then. Its time never goes back."""
         if written_us is not None and written_us > self.now_us:
             self.now_us = written_us
+
+    @property
+    def waits_in_vain(self) -> bool:
+        """Whether something that it waits for would hear of a cancel that is known here: it must not park."""
+        untold = self.interrupt is not None and not self.interrupted
+        return untold and any(not wait.shielded for wait in self.waits.values())
 
     def unwind(self, reason: Unwind) -> Unwind:
         """Notes that the attempt is over, and returns what to raise."""
@@ -169,6 +182,24 @@ branch: ContextVar[tuple[WorkflowFrame, Line] | None] = ContextVar("dbdurable_br
 
 shielded: ContextVar[WorkflowFrame | None] = ContextVar("dbdurable_shielded", default=None)
 """The attempt whose durable calls run here although it was cancelled; a child that runs inside is another one."""
+
+
+@contextmanager
+def holding_off(frame: WorkflowFrame) -> Iterator[None]:
+    """What runs inside runs although the workflow was cancelled."""
+    token = shielded.set(frame)
+    frame.shields += frame.is_async  # tasks: all of them on one thread
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # closed by the garbage collector, after its loop has ended
+            shielded.reset(token)
+        if frame.is_async:
+            frame.shields -= 1
+            if frame.turns is not None:
+                frame.turns.pass_cancel_on()
+
+
 saga: ContextVar[tuple[WorkflowFrame, list[Any]] | None] = ContextVar("dbdurable_saga", default=None)
 """Where compensations made here are registered; the frame's own list when unset."""
 

@@ -193,8 +193,8 @@ def _leave(frame: WorkflowFrame, reason: Unwind | None, version: str) -> Flow[Ou
         rows = yield from steadfast(sql.BLOCK, frame.id, *owner, str(reason), version, *held, frame=frame)
         if rows or (yield from _blocked_before(frame)):
             return Outcome(Status.BLOCKED, error=reason)
-    if isinstance(reason, Suspend) and not (yield from park(frame)):
-        yield from resync(frame)  # cancelled meanwhile: its body begins anew and sees that
+    if isinstance(reason, Suspend) and (frame.waits_in_vain or not (yield from park(frame))):
+        yield from resync(frame)  # cancelled: its body begins anew and sees that where it waits
         reason = HandBack(str(reason))
     if isinstance(reason, HandBack) and not frame.lease.lost and not (yield from _hand_back(frame)):
         yield from resync(frame)  # cancelled meanwhile: the new owner cleans up

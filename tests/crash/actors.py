@@ -7,6 +7,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from multiprocessing.connection import Connection as Pipe
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
+
+import psycopg
 
 from dbdurable.testing.crash import Faults, Point, cut, freeze, kill
 from tests.support.wait import wait_until
@@ -109,18 +112,37 @@ def _call(job: Job, program: Any, pipe: Pipe) -> None:
                 said = repr(_run(job, program, run))
             except program.raises as error:
                 said = f"{type(error).__name__}: {error}"
-            pipe.send(("result", run, said.replace(run, "*")))
+            pipe.send(("result", run, _without_chance(said, run)))
         if job.idle:
             executor.wait_idle(job.patience_s)
+            _wait_ended(job)
         if job.stay:
             pipe.send(("staying",))
             signal.pause()
+
+
+def _wait_ended(job: Job) -> None:
+    """Until the children of its runs have ended, too: parked ones are idle."""
+    unfinished = """
+        select name from dbdurable.workflow
+         where input::json ->> 'run' = any(%s) and status not in ('succeeded', 'failed', 'cancelled')
+    """
+    with psycopg.connect(job.url, autocommit=True) as connection:
+        wait_until(lambda: not connection.execute(unfinished, [list(job.runs)]).fetchall(), what="all to end")
 
 
 def _run(job: Job, program: Any, run: str) -> Any:
     bound = getattr(program.workflow, "sync", program.workflow).options(**_options(job, program, run))
     args = program.arguments(run)
     return bound.start(*args).result(timeout=job.patience_s) if program.queued else bound(*args)
+
+
+_CHANCE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{4}-\d\d-\d\d [\d:.]+\+\d\d")
+
+
+def _without_chance(said: str, run: str) -> str:
+    """What came out, without names, ids and times, so that runs can be compared."""
+    return _CHANCE.sub("...", said.replace(run, "*"))
 
 
 def _options(job: Job, program: Any, run: str) -> dict[str, Any]:
@@ -141,9 +163,10 @@ async def _call_async(job: Job, program: Any, pipe: Pipe) -> None:
                 said = repr(value)
             except program.raises as error:
                 said = f"{type(error).__name__}: {error}"
-            pipe.send(("result", run, said.replace(run, "*")))
+            pipe.send(("result", run, _without_chance(said, run)))
         if job.idle:
             await executor.await_idle(job.patience_s)
+            await asyncio.to_thread(_wait_ended, job)
         if job.stay:
             pipe.send(("staying",))
             await asyncio.Event().wait()

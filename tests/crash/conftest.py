@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests.crash.faults import SEED
-from tests.crash.programs import TABLES
+from tests.crash.workflows import TABLES
 
 Note = Callable[[str, str, Iterable[Any], int], None]
 

@@ -40,7 +40,8 @@ def traces(connection: Connection, run: str) -> Traces:
         steps=connection.execute(
             """
             select w.name, s.path, s.kind::text, s.name, s.attempts,
-                   case when s.kind in ('start', 'promise') then 'an id' else replace(s.output::text, %(run)s, '*') end,
+                   case when s.kind in ('start', 'child', 'promise') then 'an id'
+                        else replace(s.output::text, %(run)s, '*') end,
                    s.error::json ->> 'type'
               from dbdurable.step s join dbdurable.workflow w on w.id = s.workflow_id
              where w.input::json ->> 'run' = %(run)s order by w.name, w.key is null, s.path

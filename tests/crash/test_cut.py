@@ -26,7 +26,19 @@ def changes_something(point: str) -> bool:
     return what != point and (what in ANSWERED or what.endswith(" + commit"))
 
 
-SHORT, LONG = ["mixed", "async", "parent", "method", "naps", "talks", "async talks"], list(PROGRAMS)
+SHORT = [
+    "mixed",
+    "async",
+    "parent",
+    "method",
+    "naps",
+    "talks",
+    "async talks",
+    "cancelled",
+    "async cancelled",
+    "cascades",
+]
+LONG = list(PROGRAMS)
 
 
 def break_at(

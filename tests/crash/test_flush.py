@@ -20,7 +20,7 @@ from dbdurable.errors import UnknownQueue
 from dbdurable.testing.crash import Point
 from tests.crash.actors import Job, run
 from tests.crash.oracle import check_house
-from tests.crash.programs import durable, mixed
+from tests.crash.workflows import durable, mixed
 from tests.support.wait import wait_until
 
 Connection = psycopg.Connection[Any]

@@ -236,7 +236,8 @@ def overtake_at(
     return tried, every
 
 
-FREEZABLE = [p.name for p in PROGRAMS.values() if not p.queued and p.name != "parent"]
+FAMILIES = ("parent", "closes", "cascades", "greets", "async greets")
+FREEZABLE = [p.name for p in PROGRAMS.values() if not p.queued and p.name not in FAMILIES]
 
 
 @pytest.mark.long

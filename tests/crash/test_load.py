@@ -10,7 +10,7 @@ import pytest
 
 from tests.crash.actors import Actor, Job, acting, run
 from tests.crash.oracle import check_house
-from tests.crash.programs import durable, mixed
+from tests.crash.workflows import durable, mixed
 from tests.support.wait import wait_until
 
 Connection = psycopg.Connection[Any]

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection, Connection
 
-from dbdurable import Cancelled, Durable, Handle, Retry, current_workflow, errors, gather, shield, sleep
+from dbdurable import Cancelled, Durable, Handle, Retry, aio, current_workflow, errors, gather, recv, shield, sleep
 from tests.support.wait import await_until, wait_until
 
 
@@ -568,3 +568,128 @@ def test_parent_close_is_for_children(durable: Durable, connection: Connection[A
         order.options(parent_close="cancel").start()
     with durable.executor(), pytest.raises(errors.BadArgument, match="'cancel' or 'abandon', not 'forget'"):
         order()
+
+
+# ---- branches --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("colour", ["def", "async def", "TaskGroup"])
+def test_a_cancel_that_one_branch_knows_of_reaches_the_one_that_waits_and_may_clean_up(
+    durable: Durable, stock: Connection[Any], monkeypatch: pytest.MonkeyPatch, colour: str
+):
+    """The shielded branch has taken up the epoch of the cancel when all that is left to do is to wait."""
+    monkeypatch.setenv("DBDURABLE_PARK_AFTER_S", "0.02")
+
+    @durable.step
+    def stop(id: UUID) -> None:
+        durable.client.handle(id).cancel("stop")
+
+    @durable.transaction
+    def write(tx: Connection[Any], item: str) -> None:
+        tx.execute("insert into stock values (%s)", [item])
+
+    @durable.workflow
+    def order() -> None:
+        def waits() -> None:
+            try:
+                recv("never")
+            finally:
+                write("cleaned up")
+
+        def stops() -> None:
+            with shield():
+                stop(current_workflow().id)
+                write("shielded")
+
+        gather(waits, stops)
+
+    @durable.workflow
+    async def aorder(groups: bool) -> None:
+        async def waits() -> None:
+            try:
+                await aio.recv("never")
+            finally:
+                await write.aio("cleaned up")
+
+        async def stops() -> None:
+            with shield():
+                await stop.aio(current_workflow().id)
+                await write.aio("shielded")
+
+        if not groups:
+            await aio.gather(waits, stops)
+            return
+        async with asyncio.TaskGroup() as group:
+            group.create_task(waits())
+            group.create_task(stops())
+
+    with durable.executor():
+        handle = order.start() if colour == "def" else aorder.sync.start(colour == "TaskGroup")
+        with pytest.raises(errors.WorkflowCancelled, match="stop"):
+            handle.result(20)
+    assert items(stock) == ["cleaned up", "shielded"]
+    assert ("never", "Cancelled: stop") in journal(handle)
+    assert stock.execute("select from dbdurable.wait").fetchall() == []
+
+
+@pytest.mark.parametrize("colour", ["def", "async def", "TaskGroup"])
+def test_a_shield_in_one_branch_holds_while_another_one_has_seen_the_cancel(
+    durable: Durable, stock: Connection[Any], gate: Gate, colour: str
+):
+    @durable.step
+    def hold() -> None:
+        gate.wait()
+
+    @durable.step
+    def call() -> None:
+        other.wait()
+
+    @durable.transaction
+    def write(tx: Connection[Any], item: str) -> None:
+        tx.execute("insert into stock values (%s)", [item])
+
+    @durable.workflow
+    def order() -> None:
+        def hears() -> None:
+            call()
+            call()
+
+        def works() -> None:
+            with shield():
+                hold()
+                gather(lambda: write("shielded"), lambda: sleep(0.01))
+            write("outside")
+
+        gather(hears, works)
+
+    @durable.workflow
+    async def aorder(groups: bool) -> None:
+        async def hears() -> None:
+            await call.aio()
+            await call.aio()
+
+        async def works() -> None:
+            with shield():
+                await hold.aio()
+                await aio.gather(write.aio.bind("shielded"), aio.sleep(0.01))
+            await write.aio("outside")
+
+        if not groups:
+            await aio.gather(hears, works)
+            return
+        async with asyncio.TaskGroup() as group:
+            group.create_task(works())
+            group.create_task(hears())
+
+    other = Gate()
+    with durable.executor():
+        handle = order.start() if colour == "def" else aorder.sync.start(colour == "TaskGroup")
+        gate.wait_reached()
+        other.wait_reached()
+        handle.cancel("stop")
+        other.go.set()
+        wait_until(lambda: ("call", "Cancelled: stop") in journal(handle))
+        gate.go.set()
+        with pytest.raises(errors.WorkflowCancelled, match="stop"):
+            handle.result(20)
+    assert items(stock) == ["shielded"]

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from dbdurable import Durable, Handle
+from dbdurable import Durable, Handle, aio, recv
 from dbdurable.errors import WaitTimeout
 from dbdurable.types import Status
 from tests.support.wait import wait_until
@@ -30,34 +30,32 @@ def wait_parked(connection: Connection, name: str, many: int = 1) -> None:
     wait_until(lambda: connection.execute(text, [many, name]).fetchone() == (True,), 20, f"{many} {name} parked")
 
 
+COLOURS = ["sync", "async", "async of sync", "sync of async"]
+
+
 def define(durable: Durable, colour: str) -> tuple[Any, Any]:
-    if colour == "sync":
+    """A child and its parent; "async of sync" is an `async def` parent of a `def` child."""
 
-        @durable.workflow
-        def child(topic: str) -> int:
-            from dbdurable import recv
+    def child(topic: str) -> int:
+        return recv(topic, int)
 
-            return recv(topic, int)
-
-        @durable.workflow
-        def parent(many: int) -> list[int]:
-            handles = [child.start(f"answer-{n}") for n in range(many)]
-            return [handle.result() for handle in handles]
-
-        return child, parent
-
-    @durable.workflow(name="child")
     async def achild(topic: str) -> int:
-        from dbdurable import aio
-
         return await aio.recv(topic, int)
 
-    @durable.workflow(name="parent")
+    made: Any = durable.workflow(name="child")(child if colour in ("sync", "async of sync") else achild)
+
+    def parent(many: int) -> list[int]:
+        start = getattr(made, "sync", made).start
+        handles = [start(f"answer-{n}") for n in range(many)]
+        return [handle.result() for handle in handles]
+
     async def aparent(many: int) -> list[int]:
-        handles = [await achild.start(f"answer-{n}") for n in range(many)]
+        start = getattr(made, "aio", made).start
+        handles = [await start(f"answer-{n}") for n in range(many)]
         return list(await asyncio.gather(*(handle.result() for handle in handles)))
 
-    return achild.sync, aparent.sync
+    wrap = durable.workflow(name="parent")
+    return made, wrap(parent) if colour.startswith("sync") else wrap(aparent).sync
 
 
 def answer(durable: Durable, connection: Connection, value: int) -> None:
@@ -66,7 +64,7 @@ def answer(durable: Durable, connection: Connection, value: int) -> None:
         durable.client.handle(id).send(topic, value)
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize("colour", COLOURS)
 def test_a_parent_parks_and_its_childs_end_wakes_it(durable: Durable, connection: Connection, colour: str) -> None:
     _, parent = define(durable, colour)
     with durable.executor(threads=2, tasks=2) as executor:
@@ -79,7 +77,7 @@ def test_a_parent_parks_and_its_childs_end_wakes_it(durable: Durable, connection
     assert connection.execute("select count(*) from dbdurable.wait").fetchone() == (0,)
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize("colour", COLOURS)
 def test_more_parents_than_slots(durable: Durable, connection: Connection, colour: str) -> None:
     _, parent = define(durable, colour)
     with durable.executor(threads=2, tasks=2):
@@ -110,8 +108,6 @@ def test_in_a_limited_queue_a_child_is_left_to_its_queue(durable: Durable, conne
 def test_the_time_for_a_child_outlives_a_crash(durable: Durable, connection: Connection) -> None:
     @durable.workflow
     def child() -> int:
-        from dbdurable import recv
-
         return recv("never", int)
 
     @durable.workflow
