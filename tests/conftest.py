@@ -17,8 +17,10 @@ import pytest
 from pytest_postgresql import factories
 from pytest_postgresql.executors import NoopExecutor
 
+from dbdurable import Durable
 from dbdurable._embedded import EmbeddedServer
 from tests.support.databases import Clone, Server, scratch_directory, scrub_environment
+from tests.support.workflows import Gate
 
 pytest_plugins = ["dbdurable.testing.plugin"]
 
@@ -125,6 +127,19 @@ def connection(database_url: str) -> Iterator[psycopg.Connection[Any]]:
     """An autocommit connection to `database_url`."""
     with psycopg.connect(database_url, autocommit=True) as opened:
         yield opened
+
+
+@pytest.fixture
+def durable(database_url: str) -> Iterator[Durable]:
+    """An application without functions; tests define their own."""
+    application = Durable(database_url)
+    yield application
+    application.close()
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
 
 
 @pytest.fixture

@@ -9,18 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from dbdurable import Durable
-
 Connection = psycopg.Connection[Any]
 Unchanged = Callable[[], AbstractContextManager[None]]
-
-
-@pytest.fixture
-def durable(database_url: str) -> Iterator[Durable]:
-    """An application without functions; tests define their own."""
-    application = Durable(database_url)
-    yield application
-    application.close()
 
 
 @pytest.fixture

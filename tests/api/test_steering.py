@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,39 +10,10 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection, Connection
 
-from dbdurable import Cancelled, Durable, Handle, current_workflow
+from dbdurable import Cancelled, Durable, current_workflow
 from dbdurable.errors import WaitTimeout, WorkflowBlocked, WorkflowCancelled
 from tests.support.wait import wait_until
-
-GATE_S = 20.0
-
-
-class Gate:
-    """A step that says that it is running, and goes on when the test lets it."""
-
-    def __init__(self) -> None:
-        self.reached, self.released = threading.Event(), threading.Event()
-
-    def pass_through(self) -> None:
-        self.reached.set()
-        assert self.released.wait(GATE_S)
-
-    def wait_reached(self) -> None:
-        assert self.reached.wait(GATE_S)
-
-
-@pytest.fixture
-def gate() -> Gate:
-    return Gate()
-
-
-def items(stock: Connection[Any]) -> list[str]:
-    return [item for (item,) in stock.execute("select item from stock order by 1").fetchall()]
-
-
-def names(handle: Handle[Any]) -> list[tuple[str, str | None]]:
-    return [(step.name, step.error) for step in handle.steps()]
-
+from tests.support.workflows import Gate, items, journal
 
 # ---- cancel ------------------------------------------------------------------------------------------------
 
@@ -69,7 +39,7 @@ def test_cancel_of_what_nobody_has_claimed(durable: Durable):
 def test_cancel_of_a_running_workflow(durable: Durable, stock: Connection[Any], gate: Gate):
     @durable.step
     def pack(item: str) -> str:
-        gate.pass_through()
+        gate.wait()
         return item
 
     @durable.transaction
@@ -93,20 +63,20 @@ def test_cancel_of_a_running_workflow(durable: Durable, stock: Connection[Any], 
         gate.wait_reached()
         handle.cancel("customer left")
         assert handle.status() == "running"
-        gate.released.set()
+        gate.go.set()
         with pytest.raises(WorkflowCancelled, match="customer left"):
             handle.result(10)
     assert handle.status() == "cancelled"
     assert seen == ["customer left"]
     assert items(stock) == ["clean-up"]
-    assert names(handle) == [("pack", None), ("insert", "Cancelled: customer left"), ("insert", None)]
+    assert journal(handle) == [("pack", None), ("insert", "Cancelled: customer left"), ("insert", None)]
 
 
 def test_cancel_between_the_statements_of_an_open_transaction(durable: Durable, stock: Connection[Any], gate: Gate):
     @durable.transaction
     def sell(tx: Connection[Any]) -> None:
         tx.execute("insert into stock values ('apple')")
-        gate.pass_through()
+        gate.wait()
         tx.execute("insert into stock values ('pear')")
 
     @durable.workflow
@@ -117,17 +87,17 @@ def test_cancel_between_the_statements_of_an_open_transaction(durable: Durable, 
         handle = order.start()
         gate.wait_reached()
         handle.cancel("too late")
-        gate.released.set()
+        gate.go.set()
         with pytest.raises(WorkflowCancelled):
             handle.result(10)
     assert items(stock) == []
-    assert names(handle) == [("sell", "Cancelled: too late")]
+    assert journal(handle) == [("sell", "Cancelled: too late")]
 
 
 async def test_cancel_of_an_async_workflow(durable: Durable, stock: Connection[Any], gate: Gate):
     @durable.step
     def pack() -> None:
-        gate.pass_through()
+        gate.wait()
 
     @durable.transaction
     async def insert(tx: AsyncConnection[Any], item: str) -> None:
@@ -146,7 +116,7 @@ async def test_cancel_of_an_async_workflow(durable: Durable, stock: Connection[A
         handle = await order.start()
         await asyncio.to_thread(gate.wait_reached)
         await handle.cancel("customer left")
-        gate.released.set()
+        gate.go.set()
         with pytest.raises(WorkflowCancelled, match="customer left"):
             await handle.result(10)
         assert await handle.status() == "cancelled"
@@ -188,7 +158,7 @@ def test_pause_stops_before_the_next_record(durable: Durable, stock: Connection[
     def sell(tx: Connection[Any], item: str) -> None:
         tx.execute("insert into stock values (%s)", [item])
         if item == "pear" and not gate.reached.is_set():
-            gate.pass_through()
+            gate.wait()
 
     @durable.workflow
     def order() -> str:
@@ -200,7 +170,7 @@ def test_pause_stops_before_the_next_record(durable: Durable, stock: Connection[
         handle = order.start()
         gate.wait_reached()
         handle.pause()
-        gate.released.set()
+        gate.go.set()
         here.wait_idle(10)
         assert handle.status() == "paused"
         assert items(stock) == ["apple"]
@@ -212,7 +182,7 @@ def test_pause_stops_before_the_next_record(durable: Durable, stock: Connection[
         handle.resume()  # changes nothing
         assert handle.status() == "succeeded"
     assert items(stock) == ["apple", "pear"]
-    assert names(handle) == [("sell", None), ("sell", None)]
+    assert journal(handle) == [("sell", None), ("sell", None)]
 
 
 def test_pause_before_the_claim_and_cancel_while_paused(durable: Durable):
@@ -267,7 +237,7 @@ def test_resume_of_a_failed_workflow_tries_the_failed_step_again(durable: Durabl
         assert handle.result(10) == "shipped"
     assert runs == ["ship"] * 3
     assert items(stock) == ["apple"]  # exactly once
-    assert names(handle) == [("sell", None), ("ship", None)]
+    assert journal(handle) == [("sell", None), ("ship", None)]
     removed = stock.execute("select detail -> 'removed' -> 0 ->> 'name' from dbdurable.audit").fetchall()
     assert removed == [("ship",), ("ship",)]
 
@@ -285,7 +255,7 @@ def deploy(url: str, body: Callable[[Callable[[], str], Callable[[], str]], str]
 
     @durable.step
     def charge() -> str:
-        gate.pass_through()
+        gate.wait()
         return "charged"
 
     @durable.workflow
@@ -307,9 +277,9 @@ def test_changed_code_blocks_and_the_old_code_finishes(database_url: str, connec
         handle = checkout.start()
         gate.wait_reached()
         handle.pause()
-        gate.released.set()
+        gate.go.set()
         here.wait_idle(10)
-    assert names(handle) == [("reserve", None), ("charge", None)]
+    assert journal(handle) == [("reserve", None), ("charge", None)]
 
     new, _ = deploy(database_url, new_body, gate)
     with new.executor() as here:
@@ -339,7 +309,7 @@ def test_changed_code_blocks_and_the_old_code_finishes(database_url: str, connec
 
 
 def test_steps_left_over_block_too(database_url: str, gate: Gate):
-    gate.released.set()
+    gate.go.set()
     crash: list[bool] = [True]
 
     def old_body(reserve: Callable[[], str], charge: Callable[[], str]) -> str:
@@ -387,7 +357,7 @@ def test_blocked_direct_call(database_url: str, stock: Connection[Any]):
 def test_cancel_while_paused_midway_wins_over_the_outcome(durable: Durable, gate: Gate):
     @durable.step
     def pack() -> None:
-        gate.pass_through()
+        gate.wait()
 
     @durable.workflow
     def order() -> str:
@@ -398,7 +368,7 @@ def test_cancel_while_paused_midway_wins_over_the_outcome(durable: Durable, gate
         handle = order.start()
         gate.wait_reached()
         handle.pause()
-        gate.released.set()
+        gate.go.set()
         here.wait_idle(10)
         handle.cancel("never mind")  # no durable call is left that could raise it
         with pytest.raises(WorkflowCancelled, match="never mind"):

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from dbdurable import Durable, progress, promise, recv, set_event
 from dbdurable.errors import PromiseRejected
 from tests.cli.conftest import Cli
-
-
-@pytest.fixture
-def durable(database_url: str) -> Iterator[Durable]:
-    application = Durable(database_url)
-    yield application
-    application.close()
 
 
 def test_a_person_answers_from_a_shell(cli: Cli, durable: Durable, database_url: str):

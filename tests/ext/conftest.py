@@ -11,7 +11,6 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
 
-from dbdurable import Durable
 from tests.ext.model import Base
 
 
@@ -44,14 +43,6 @@ async def async_engine(database_url: str, engine: Engine) -> AsyncIterator[Async
 @pytest.fixture
 def async_maker(async_engine: AsyncEngine) -> async_sessionmaker[Any]:
     return async_sessionmaker(async_engine)
-
-
-@pytest.fixture
-def durable(database_url: str) -> Iterator[Durable]:
-    """An application without sources; tests configure their own."""
-    durable = Durable(database_url)
-    yield durable
-    durable.close()
 
 
 @pytest.fixture

@@ -2,18 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
-
-import pytest
 
 from dbdurable import Durable
-
-
-@pytest.fixture
-def durable(database_url: str) -> Iterator[Durable]:
-    durable = Durable(database_url)
-    yield durable
-    durable.close()
 
 
 def test_paths_do_not_depend_on_who_is_first(durable: Durable) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -13,48 +12,15 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection, Connection
 
-from dbdurable import Cancelled, Durable, Handle, Retry, aio, current_workflow, errors, gather, recv, shield, sleep
+from dbdurable import Cancelled, Durable, Retry, aio, current_workflow, errors, gather, recv, shield, sleep
 from tests.support.wait import await_until, wait_until
-
-
-@pytest.fixture
-def durable(database_url: str) -> Iterator[Durable]:
-    durable = Durable(database_url)
-    yield durable
-    durable.close()
+from tests.support.workflows import Gate, items, journal
 
 
 @pytest.fixture
 def stock(connection: Connection[Any]) -> Connection[Any]:
     connection.execute("create table stock (item text)")
     return connection
-
-
-def items(stock: Connection[Any]) -> list[str]:
-    return [item for (item,) in stock.execute("select item from stock order by 1").fetchall()]
-
-
-def journal(handle: Handle[Any]) -> list[tuple[str, str | None]]:
-    return [(step.name, step.error) for step in handle.steps()]
-
-
-class Gate:
-    """A place in a step where a test stops it."""
-
-    def __init__(self) -> None:
-        self.reached, self.go = threading.Event(), threading.Event()
-
-    def wait(self) -> None:
-        self.reached.set()
-        assert self.go.wait(20)
-
-    def wait_reached(self) -> None:
-        assert self.reached.wait(20)
-
-
-@pytest.fixture
-def gate() -> Gate:
-    return Gate()
 
 
 # ---- what is interrupted -----------------------------------------------------------------------------------

@@ -2,18 +2,10 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
 
 import pytest
 
 from dbdurable import Durable, Handle, errors
-
-
-@pytest.fixture
-def durable(database_url: str) -> Iterator[Durable]:
-    durable = Durable(database_url)
-    yield durable
-    durable.close()
 
 
 def journal(handle: Handle[object]) -> list[tuple[str, str]]:

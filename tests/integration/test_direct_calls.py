@@ -1,7 +1,6 @@
 """Workflows that are called rather than started: born running, their start on the first commit."""
 
 import threading
-from collections.abc import Iterator
 from uuid import UUID
 
 import psycopg
@@ -11,13 +10,6 @@ from psycopg import Connection
 from dbdurable import Durable, errors
 
 CHOSEN = UUID("01999999-0000-7000-8000-000000000001")
-
-
-@pytest.fixture
-def durable(database_url: str) -> Iterator[Durable]:
-    durable = Durable(database_url)
-    yield durable
-    durable.close()
 
 
 def test_a_call_with_an_id_runs_once(durable: Durable) -> None:

@@ -39,13 +39,6 @@ def kept() -> Iterator[Kept]:
     logger.filters.clear()
 
 
-@pytest.fixture
-def durable(database_url: str) -> Iterator[Durable]:
-    durable = Durable(database_url)
-    yield durable
-    durable.close()
-
-
 @pytest.mark.parametrize("by", ["logger", "handler"])
 def test_lines_of_a_body_are_written_once(durable: Durable, kept: Kept, by: str) -> None:
     if by == "logger":

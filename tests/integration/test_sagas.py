@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,32 +12,7 @@ from psycopg import Connection
 
 from dbdurable import Durable, Handle, NonRetryable, Retry, aio, current_step, errors, gather, saga
 from tests.support.wait import wait_until
-
-
-@pytest.fixture
-def durable(database_url: str) -> Iterator[Durable]:
-    durable = Durable(database_url)
-    yield durable
-    durable.close()
-
-
-class Gate:
-    """A place in a step where a test stops it."""
-
-    def __init__(self) -> None:
-        self.reached, self.go = threading.Event(), threading.Event()
-
-    def wait(self) -> None:
-        self.reached.set()
-        assert self.go.wait(20)
-
-    async def await_(self) -> None:
-        self.reached.set()
-        await asyncio.Event().wait()
-
-
-def journal(handle: Handle[Any]) -> list[tuple[str, str | None]]:
-    return [(step.name, step.error) for step in handle.steps()]
+from tests.support.workflows import Gate, journal
 
 
 class Trip:
@@ -250,7 +224,7 @@ def test_a_cancelled_body_is_undone_and_a_cut_off_step_counts_as_done(durable: D
     async def book(what: str) -> str:
         did.append(f"book {what}")
         if what == "hotel":
-            await gate.await_()
+            await gate.never()
         return "done"
 
     @durable.workflow
@@ -260,7 +234,7 @@ def test_a_cancelled_body_is_undone_and_a_cut_off_step_counts_as_done(durable: D
 
     with durable.executor():
         handle = body.start()
-        assert gate.reached.wait(20)
+        gate.wait_reached()
         handle.cancel("not needed")
         with pytest.raises(errors.WorkflowCancelled, match="not needed"):
             handle.result(20)
@@ -311,7 +285,7 @@ def test_a_cancel_while_it_rolls_back_changes_nothing_but_the_end(durable: Durab
 
     with durable.executor():
         handle = body.start()
-        assert gate.reached.wait(20)
+        gate.wait_reached()
         handle.cancel("stop")
         gate.go.set()
         with pytest.raises(errors.WorkflowCancelled, match="stop"):
@@ -337,7 +311,7 @@ def test_an_executor_that_closes_undoes_nothing(durable: Durable, trip: Trip):
 
     executor = durable.executor(threads=1).open()
     handle = body.start()
-    assert gate.reached.wait(20)
+    gate.wait_reached()
     closing = threading.Thread(target=executor.close, kwargs={"timeout": 0})
     closing.start()
     assert executor.stopping.wait(20)

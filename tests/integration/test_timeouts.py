@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,13 +13,6 @@ from dbdurable import Durable, aio, errors, recv, sleep, timeout
 from tests.support.wait import wait_until
 
 WAITS = "select count(*) from dbdurable.wait where kind = 'timeout'"
-
-
-@pytest.fixture
-def durable(database_url: str) -> Iterator[Durable]:
-    durable = Durable(database_url)
-    yield durable
-    durable.close()
 
 
 def test_a_long_wait_in_a_block_ends_with_its_time(durable: Durable, connection: Connection[Any]):
