@@ -14,7 +14,7 @@ from psycopg import AsyncConnection, Connection
 
 from dbdurable import Cancelled, Durable, Retry, aio, current_workflow, errors, gather, recv, shield, sleep
 from tests.support.wait import await_until, wait_until
-from tests.support.workflows import Gate, items, journal
+from tests.support.workflows import Gate, check_cancelled, items, journal
 
 
 @pytest.fixture
@@ -184,11 +184,7 @@ def test_shielded_calls_run_and_the_next_one_hears_of_the_cancel(durable: Durabl
 
     with durable.executor():
         handle = order.start()
-        gate.wait_reached()
-        handle.cancel("stop")
-        gate.go.set()
-        with pytest.raises(errors.WorkflowCancelled, match="stop"):
-            handle.result(20)
+        check_cancelled(handle, gate, "stop")
     assert items(stock) == ["by a child", "inside"]
     assert runs == ["inside", "by a child"]
     assert journal(handle)[-1] == ("write", "Cancelled: stop")
@@ -213,11 +209,7 @@ def test_a_shielded_transaction_that_is_open_when_the_cancel_comes_runs_again(
 
     with durable.executor():
         handle = order.start()
-        gate.wait_reached()
-        handle.cancel("stop")
-        gate.go.set()
-        with pytest.raises(errors.WorkflowCancelled, match="stop"):
-            handle.result(20)
+        check_cancelled(handle, gate, "stop")
     assert runs == [1, 1]
     assert items(stock) == ["inside"]
 

@@ -12,7 +12,7 @@ from psycopg import Connection
 
 from dbdurable import Durable, Handle, NonRetryable, Retry, aio, current_step, errors, gather, saga
 from tests.support.wait import wait_until
-from tests.support.workflows import Gate, journal
+from tests.support.workflows import Gate, check_cancelled, journal
 
 
 class Trip:
@@ -285,11 +285,7 @@ def test_a_cancel_while_it_rolls_back_changes_nothing_but_the_end(durable: Durab
 
     with durable.executor():
         handle = body.start()
-        gate.wait_reached()
-        handle.cancel("stop")
-        gate.go.set()
-        with pytest.raises(errors.WorkflowCancelled, match="stop"):
-            handle.result(20)
+        check_cancelled(handle, gate, "stop")
     assert did == ["second", "first"]
     assert [name for name, _ in journal(handle)] == ["undo", "undo", "after"]
 

@@ -6,9 +6,11 @@ import asyncio
 import threading
 from typing import Any
 
+import pytest
 from psycopg import Connection
 
 from dbdurable import Handle
+from dbdurable.errors import WorkflowCancelled
 
 LIMIT_S = 20.0
 
@@ -30,6 +32,15 @@ class Gate:
 
     def wait_reached(self) -> None:
         assert self.reached.wait(LIMIT_S)
+
+
+def check_cancelled(handle: Handle[Any], gate: Gate, reason: str) -> None:
+    """Cancels it while it stands at the gate, and waits for its end."""
+    gate.wait_reached()
+    handle.cancel(reason)
+    gate.go.set()
+    with pytest.raises(WorkflowCancelled, match=reason):
+        handle.result(LIMIT_S)
 
 
 def journal(handle: Handle[Any]) -> list[tuple[str, str | None]]:

@@ -1,3 +1,0 @@
-"""One application on a fresh database."""
-
-from __future__ import annotations
