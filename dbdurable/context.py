@@ -30,6 +30,7 @@ from dbdurable._protocol.frame import (
     is_replaying,
     limits,
     limits_here,
+    workflow_here,
 )
 from dbdurable._protocol.limit import KIND, NAME, Limit
 from dbdurable.errors import NotInWorkflow
@@ -153,9 +154,8 @@ def current_workflow() -> CurrentWorkflow:
     Raises:
         NotInWorkflow: It runs in none.
     """
-    frame = current.get()
-    workflow = frame.workflow if isinstance(frame, StepFrame) else frame
-    if not isinstance(workflow, WorkflowFrame):
+    workflow = workflow_here()
+    if workflow is None:
         raise NotInWorkflow("current_workflow() was called outside of a workflow, or in a thread of its own")
     return CurrentWorkflow(
         id=workflow.id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from dbdurable._protocol.frame import StepFrame, current, is_replaying
+from dbdurable._protocol.frame import StepFrame, current, is_replaying, workflow_here
 
 __all__ = ["WorkflowFilter", "get_logger"]
 
@@ -25,12 +25,10 @@ class WorkflowFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to write it."""
-        frame = current.get()
-        step = frame if isinstance(frame, StepFrame) else None
-        workflow = frame.workflow if isinstance(frame, StepFrame) else frame
+        frame, workflow = current.get(), workflow_here()
         record.workflow_id = str(workflow.id) if workflow is not None else ""
         record.workflow_name = workflow.name if workflow is not None else ""
-        record.step_path = step.path if step is not None else ""
+        record.step_path = frame.path if isinstance(frame, StepFrame) else ""
         return not is_replaying()
 
 

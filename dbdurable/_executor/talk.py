@@ -11,7 +11,7 @@ from dbdurable._executor.runtime import Runtime, check_blocking
 from dbdurable._executor.where import body_frame
 from dbdurable._protocol.call import DurableCall
 from dbdurable._protocol.effects import Flow
-from dbdurable._protocol.frame import Frame, StepFrame, WorkflowFrame, current
+from dbdurable._protocol.frame import Frame, StepFrame, WorkflowFrame, current, workflow_here
 from dbdurable.errors import NotInWorkflow, WrongColour
 
 
@@ -28,8 +28,7 @@ def place(call: str, kind: str, name: str, codec: ValueCodec = UNTYPED) -> Durab
 
 def speaker(call: str) -> Runtime:
     """The application in whose workflow, step or transaction the code stands; raises NotInWorkflow elsewhere."""
-    frame = current.get()
-    workflow = frame.workflow if isinstance(frame, StepFrame) else frame
+    workflow = workflow_here()
     if workflow is not None:
         return cast(Runtime, workflow.runtime)
     raise NotInWorkflow(f"{call}(...) was called outside of a workflow: there, write `handle.send(topic, value)`")
@@ -46,8 +45,7 @@ def note_event(name: str) -> Frame | None:
 
 def note_progress(text: str) -> None:
     """Keeps it for the next record of the workflow around."""
-    frame = current.get()
-    workflow = frame.workflow if isinstance(frame, StepFrame) else frame
+    workflow = workflow_here()
     if workflow is None:
         raise NotInWorkflow("progress(...) was called outside of a workflow: nobody would see it")
     workflow.progress = text

@@ -234,6 +234,12 @@ def ambient_tx(tx: Any) -> Any:
     return tx
 
 
+def workflow_here() -> WorkflowFrame | None:
+    """The attempt that this code belongs to: in its body, or in a step of it."""
+    frame = current.get()
+    return frame.workflow if isinstance(frame, StepFrame) else frame
+
+
 def is_replaying() -> bool:
     """Whether this is a workflow's body that an earlier attempt has been through here."""
     frame = current.get()

@@ -207,8 +207,7 @@ STRANDED: Final = Statement(
         select w.id, w.name, w.status, w.epoch from w
          where w.status in ('paused', 'blocked', 'failed')
            and not exists (select from {schema}.attention a where a.workflow_id = w.id))
-    select (select count(*) from w), l.id::text, l.name, l.status::text, l.epoch
-      from (select) one left join lost l on true
+    select id::text, name, status::text, epoch from lost
     """,
 )
 
@@ -226,8 +225,7 @@ LIMITS: Final = Statement(
         select w.queue, x.partition, count(*) as taken
           from holder h join {schema}.workflow w on w.id = h.id cross join unnest(w.slots) as x(partition)
          group by 1, 2)
-    select coalesce(k.queue, t.queue), coalesce(k.partition, t.partition), coalesce(k.used, 0), coalesce(t.taken, 0),
-           (select count(*) from {schema}.limit_key)
+    select coalesce(k.queue, t.queue), coalesce(k.partition, t.partition), coalesce(k.used, 0), coalesce(t.taken, 0)
       from {schema}.limit_key k full join taken t on t.queue = k.queue and t.partition = k.partition
      where coalesce(k.used, 0) <> coalesce(t.taken, 0)
      order by 1, 2

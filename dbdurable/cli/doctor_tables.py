@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from dbdurable._io.migrate import pending
 from dbdurable._sql.doctor import COLD_INDEXES, COLUMNS, GRANTS, OBJECTS, TABLES
-from dbdurable.cli.finding import Finding, Patient, error, note, warning
+from dbdurable.cli.finding import Finding, Patient, error, note, some, warning
 from dbdurable.cli.output import seconds
 from dbdurable.cli.shape import shape_of
 from dbdurable.errors import SchemaMismatch
@@ -43,13 +43,13 @@ def shape(patient: Patient) -> Iterator[Finding]:
     ]
     if lacking:
         yield error(
-            f"schema {patient.schema!r} lacks {_some(lacking)}",
+            f"schema {patient.schema!r} lacks {some(lacking, NAMES_MAX)}",
             "Somebody changed it by hand: make it again as in `dbdurable migrate --sql`, or restore a backup.",
         )
     broken = sorted(name for (kind, name), is_usable in found.items() if kind == "index" and not is_usable)
     if broken:
         yield error(
-            f"these indexes are not usable: {_some(broken)}",
+            f"these indexes are not usable: {some(broken, NAMES_MAX)}",
             f'Build them again: reindex index concurrently "{patient.schema}"."{broken[0]}".',
         )
     for kind, name in sorted(found.keys() - wanted.objects):
@@ -63,7 +63,7 @@ def shape(patient: Patient) -> Iterator[Finding]:
     extra = [(table, column) for table, column in extra if ("table", table) in wanted.objects]
     if extra:
         yield note(
-            f"these columns are not dbdurable's: {_some([f'{table}.{column}' for table, column in extra])}",
+            f"these columns are not dbdurable's: {some([f'{table}.{name}' for table, name in extra], NAMES_MAX)}",
             "They do no harm now, but a later migration may use the same names: keep your data in tables of your own.",
         )
     for (index,) in patient.rows(COLD_INDEXES):
@@ -85,7 +85,7 @@ def grants(patient: Patient) -> Iterator[Finding]:
         first, privileges = next(iter(lacking.items()))
         yield error(
             f"role {role!r} lacks rights that an executor needs: "
-            + _some([f"{', '.join(rights)} on {what}" for what, rights in lacking.items()]),
+            + some([f"{', '.join(rights)} on {what}" for what, rights in lacking.items()], NAMES_MAX),
             f'Let the owner grant them: grant {", ".join(privileges)} on {first} to "{role}".',
         )
     owners = {table["owner"]: table["owned"] for table in patient.objects(TABLES)}
@@ -126,8 +126,3 @@ def vacuum(patient: Patient) -> Iterator[Finding]:
                 "Look for an index of somebody else's on the table, a lowered fillfactor, or transactions left open; "
                 "select pg_stat_reset_single_table_counters(oid) counts anew.",
             )
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - NAMES_MAX
-    return ", ".join(names[:NAMES_MAX]) + (f" and {more} more" if more > 0 else "")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from itertools import combinations
-from typing import Any
 
 from dbdurable._sql import doctor as sql
-from dbdurable.cli.finding import Finding, Patient, error, note, warning
+from dbdurable.cli.finding import Finding, Patient, error, note, some, warning
 from dbdurable.cli.output import ago, seconds
 
 __all__ = ["applications", "attention", "executors", "limits", "stranded", "unclaimable"]
@@ -92,11 +91,10 @@ def stranded(patient: Patient) -> Iterator[Finding]:
     size = next((t["bytes"] for t in patient.objects(sql.TABLES) if t["name"] == "ready"), 0)
     with_tickets = patient.deep or size <= TICKETS_BYTES_MAX
     scope = (None if patient.deep else NEWEST, with_tickets)
-    _, lost = _lost(patient, scope)
+    lost = set(patient.rows(sql.STRANDED, *scope))
     if lost:  # what moved just now shows once; what is lost shows twice
         time.sleep(AGAIN_S)
-        _, again = _lost(patient, scope)
-        lost &= again
+        lost &= set(patient.rows(sql.STRANDED, *scope))
     if not with_tickets:
         yield note(
             f"there are too many tickets ({size / 2**20:,.0f} MB) to look whether each queued workflow has one",
@@ -108,11 +106,10 @@ def stranded(patient: Patient) -> Iterator[Finding]:
         "waiting": "waiting for nothing that is recorded",
     }
     for status in sorted({status for _, _, status, _ in lost}):
-        ids = sorted((id, name) for id, name, each, _ in lost if each == status)
-        shown = ", ".join(f"{name} {id}" for id, name in ids[:NAMES_MAX])
-        more = f" and {len(ids) - NAMES_MAX} more" if len(ids) > NAMES_MAX else ""
+        names = [f"{name} {id}" for id, name, each, _ in sorted(lost) if each == status]
         yield error(
-            f"{_workflows(len(ids))} {words.get(status, f'{status}, but in no list of such')}: {shown}{more}",
+            f"{_workflows(len(names))} {words.get(status, f'{status}, but in no list of such')}: "
+            f"{some(names, NAMES_MAX)}",
             "This cannot happen by itself: was something written by hand, or restored in parts? `dbdurable pause ID`, "
             "then `dbdurable resume ID` makes one go on; please report it."
             if status in words
@@ -122,7 +119,7 @@ def stranded(patient: Patient) -> Iterator[Finding]:
 
 def limits(patient: Patient) -> Iterator[Finding]:
     """What limits say is taken, against what is."""
-    for queue, partition, used, taken, _ in patient.rows(sql.LIMITS, patient.deep):
+    for queue, partition, used, taken in patient.rows(sql.LIMITS, patient.deep):
         what = f"queue {queue!r}" + (f", partition {partition!r}" if partition else "")
         name, part = (text.replace("'", "''") for text in (queue, partition))
         where = f"queue = '{name}' and partition = '{part}'"
@@ -166,17 +163,12 @@ def applications(patient: Patient) -> Iterator[Finding]:
     for (mine, one), (theirs, other) in combinations(kinds.items(), 2):
         if mine & theirs and mine - theirs and theirs - mine:
             yield note(
-                f"{one['process']} and {other['process']} share {_names(mine & theirs)}, but only the first has "
-                f"{_names(mine - theirs)} and only the second {_names(theirs - mine)}",
+                f"{one['process']} and {other['process']} share {some(mine & theirs, NAMES_MAX)}, but only the first "
+                f"has {some(mine - theirs, NAMES_MAX)} and only the second {some(theirs - mine, NAMES_MAX)}",
                 "Either a deploy is under way, or these are two applications in one schema: then each runs the "
                 "other's work under the shared names, so give each a schema of its own (DBDURABLE_SCHEMA).",
             )
             return
-
-
-def _lost(patient: Patient, scope: tuple[int | None, bool]) -> tuple[int, set[tuple[Any, ...]]]:
-    rows = patient.rows(sql.STRANDED, *scope)
-    return rows[0][0], {row[1:] for row in rows if row[1] is not None}
 
 
 def _counted(count: int, patient: Patient) -> str:
@@ -187,8 +179,3 @@ def _counted(count: int, patient: Patient) -> str:
 
 def _workflows(count: int) -> str:
     return f"{count:,} workflow{'' if count == 1 else 's'}"
-
-
-def _names(names: frozenset[str]) -> str:
-    shown = sorted(names)[:NAMES_MAX]
-    return ", ".join(shown) + (", ..." if len(names) > NAMES_MAX else "")

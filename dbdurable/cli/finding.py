@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -14,7 +14,7 @@ import psycopg
 if TYPE_CHECKING:
     from dbdurable._sql.statement import Statement
 
-__all__ = ["Finding", "Patient", "Severity", "error", "note", "warning"]
+__all__ = ["Finding", "Patient", "Severity", "error", "note", "some", "warning"]
 
 WALK_TIMEOUT_S = 30
 
@@ -54,6 +54,17 @@ def warning(found: str, do: str) -> Finding:
 def note(found: str, do: str) -> Finding:
     """Good to know."""
     return Finding(Severity.NOTE, found, do)
+
+
+def some(names: Collection[str], most: int) -> str:
+    """The first of them, in order, and how many more there are.
+
+    Example:
+        >>> some(["b", "a", "c"], 2)
+        'a, b and 1 more'
+    """
+    more = len(names) - most
+    return ", ".join(sorted(names)[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 @dataclass
