@@ -76,7 +76,7 @@ def act(job: Job, pipe: Pipe) -> None:
     )
     from tests.crash import mutants, programs
 
-    durable, program = programs.durable, programs.PROGRAMS[job.program]
+    durable, program = programs.durable, programs.ALL[job.program]
     durable.configure(url=job.url, migrate=False)
     if job.mutant is not None:
         mutants.MUTANTS[job.mutant].apply()

@@ -7,6 +7,7 @@ shield lets run again, and whatever a clock ends is a wait for what never comes.
 from __future__ import annotations
 
 import asyncio
+from threading import Event
 from typing import Any
 
 from psycopg import Connection
@@ -92,6 +93,20 @@ async def adeadline(run: str) -> None:
     finally:
         await awrite(run, "cleaned up", 2)
         await call.aio(run, "cleaned up")
+
+
+@durable.step
+def hang(run: str) -> None:
+    outside(run, "hangs")
+    Event().wait()
+
+
+@durable.workflow(timeout=3600)
+def hangs(run: str) -> None:
+    try:
+        hang(run)
+    finally:
+        call(run, "cleaned up")
 
 
 @durable.workflow

@@ -64,3 +64,7 @@ PROGRAMS = {
         Program("async greets", e.agreets, is_async=True),
     ]
 }
+
+HANGS = Program("hangs", e.hangs, queued=True, raises=(WorkflowCancelled,))
+"""In a step that never ends: it is killed from outside, not at its points."""
+ALL = {**PROGRAMS, HANGS.name: HANGS}

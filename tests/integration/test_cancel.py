@@ -116,8 +116,11 @@ def test_the_pause_before_a_retry_ends(durable: Durable, gate: Gate):
 def test_a_branch_that_began_before_the_cancel_does_not_commit_after_it(
     durable: Durable, stock: Connection[Any], gate: Gate
 ):
-    """One branch sees the cancel and takes up its epoch, while the transaction of another is still open."""
-    inside = Gate()
+    """One branch sees the cancel and takes up its epoch, while the transaction of another is still open.
+
+    The first one is in its clean-up meanwhile, so that nobody has left the other one: only its own epoch stops it.
+    """
+    inside, cleaning = Gate(), Gate()
 
     @durable.transaction
     def slow(tx: Connection[Any]) -> None:
@@ -128,14 +131,16 @@ def test_a_branch_that_began_before_the_cancel_does_not_commit_after_it(
     def call() -> None:
         gate.wait()
 
+    @durable.step
+    def clean_up() -> None:
+        cleaning.wait()
+
     def branch() -> None:
         try:
             call()
             call()
         finally:
-            seen.set()
-
-    seen = threading.Event()
+            clean_up()
 
     @durable.workflow
     def order() -> None:
@@ -147,11 +152,14 @@ def test_a_branch_that_began_before_the_cancel_does_not_commit_after_it(
         inside.wait_reached()
         handle.cancel("stop")
         gate.go.set()
-        wait_until(lambda: ("call", "Cancelled: stop") in journal(handle))
+        cleaning.wait_reached()
         inside.go.set()
+        wait_until(lambda: [error for name, error in journal(handle) if name == "slow"])
+        cleaning.go.set()
         with pytest.raises(errors.WorkflowCancelled, match="stop"):
             handle.result(20)
     assert items(stock) == []
+    assert ("slow", "Cancelled: stop") in journal(handle)
 
 
 # ---- shield ------------------------------------------------------------------------------------------------
@@ -429,41 +437,6 @@ def test_a_workflow_that_never_began_ends_at_its_deadline(durable: Durable, conn
                 handle.result(20)
         assert other.options(timeout=3600).start().result(20) == "here"
     assert connection.execute("select from dbdurable.wait").fetchall() == []
-
-
-def test_the_deadline_of_a_dead_executor_s_workflow(durable: Durable, connection: Connection[Any], gate: Gate):
-    """Nobody runs it when its time is over; whoever takes it over lets it clean up."""
-    did = []
-
-    @durable.step
-    def call() -> None:
-        did.append("call")
-        gate.wait()
-
-    @durable.step
-    def clean_up() -> None:
-        did.append("clean up")
-
-    @durable.workflow
-    def order() -> None:
-        try:
-            call()
-            call()
-        finally:
-            clean_up()
-
-    executor = durable.executor(threads=1).open()
-    handle = order.options(timeout=3600).start()
-    gate.wait_reached()
-    closing = threading.Thread(target=executor.close, kwargs={"timeout": 0})
-    closing.start()
-    assert executor.stopping.wait(20)
-    gate.go.set()
-    closing.join(30)
-    connection.execute("update dbdurable.wait set due = clock_timestamp() where kind = 'deadline'")
-    with durable.executor(threads=1), pytest.raises(errors.WorkflowCancelled, match="timed out"):
-        handle.result(20)
-    assert did == ["call", "clean up"]
 
 
 def test_a_child_s_deadline_is_at_most_its_parent_s(durable: Durable):
