@@ -9,22 +9,26 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
 
+from dbdurable._core.show import shown
 from dbdurable._executor.executor import Executor
+from dbdurable._executor.runtime import Runtime
 from dbdurable._sql.testing import EVERY_JOURNAL, EXPIRE_ALL
 from dbdurable.definitions import AsyncCall, Call
 from dbdurable.errors import BadArgument
 from dbdurable.testing.crash import Faults, Point, kill
+from dbdurable.testing.named import applications, is_coroutine_function
 
 if TYPE_CHECKING:
     from dbdurable.testing.databases import Databases
 
 KEY = "crash_everywhere"
 PATIENCE_S = 60.0
+TRIES = 5
 
 
 @dataclass
@@ -38,41 +42,64 @@ class Said:
 
 def crash_everywhere(databases: Databases, base: str, call: Any, compare: Sequence[str]) -> None:
     """See `Harness.crash_everywhere`."""
-    if not isinstance(call, Call | AsyncCall) or call.function.definition.kind != "workflow":
-        raise BadArgument("crash_everywhere() takes a bound workflow: harness.crash_everywhere(checkout.bind(42), ...)")
     if isinstance(compare, str):
         raise BadArgument(f"compare= takes a list of tables: compare=[{compare!r:.100}]")
-    Trial(databases, base, call, compare).everywhere()
+    Trial(databases, base, *_prepared(call), compare).everywhere()
+
+
+def _prepared(call: Any) -> tuple[Runtime, Callable[[], Any]]:
+    """The application that the call is about, and the call; a bound workflow has a key from now on."""
+    if isinstance(call, Call | AsyncCall):
+        if call.function.definition.kind != "workflow":
+            raise BadArgument(
+                f"{call.function.name} is a {call.function.definition.kind}: crash_everywhere() takes a workflow, "
+                "checkout.bind(42), or a function that calls some"
+            )
+        function: Any = call.function
+        keyed = function.options(key=function.carried.get("key", KEY))
+        return function.runtime, type(call)(keyed, call.args, call.kwargs)
+    if not callable(call):
+        raise BadArgument(f"crash_everywhere() takes something to call, not {shown(call)}")
+    found = applications(call)
+    if len(found) != 1:
+        raise BadArgument(
+            f"crash_everywhere() opens an executor of the application whose workflows {shown(call)} calls, and sees "
+            f"{len(found) or 'none'} by the names in it: pass a workflow, checkout.bind(42), or a function that names one"
+        )
+    return found[0], call
 
 
 class Trial:
     """One call, tried at one point after the other, each on a database of its own."""
 
     def __init__(
-        self, databases: Databases, base: str, call: Call[Any] | AsyncCall[Any], compare: Sequence[str]
+        self, databases: Databases, base: str, runtime: Runtime, call: Callable[[], Any], compare: Sequence[str]
     ) -> None:
         self._databases, self._base, self._compare = databases, base, compare
-        function = call.function
-        self._runtime = function.runtime
-        self._schema = self._runtime.settings.schema_name
-        key = function.carried.get("key", KEY)
-        self._call = cast(Callable[[], Any], type(call)(function.options(key=key), call.args, call.kwargs))  # type: ignore[arg-type]
+        self._runtime, self._call = runtime, call
+        self._schema = runtime.settings.schema_name
 
     def everywhere(self) -> None:
         """The golden run, then every point of it."""
         points, golden = self._golden()
         for point in points:
-            name = self._copy()
-            try:
-                killed = self._process(name, point)
-                if killed.exitcode != -signal.SIGKILL:
-                    raise AssertionError(
-                        f"crash at {point}: the point was not reached; the run is not the same each time"
-                    )
-                self._sql(name, EXPIRE_ALL.render(self._schema))
-                self._check(point, golden, self._traces(name, self._process(name, None)))
-            finally:
-                self._databases.drop(name)
+            if not any(self._crash(point, golden) for _ in range(TRIES)):
+                raise AssertionError(
+                    f"crash at {point}: the point was not reached in {TRIES} runs; they are not the same each time"
+                )
+
+    def _crash(self, point: Point, golden: dict[str, Counter[str]]) -> bool:
+        """Whether a process was killed there: what is started runs beside its caller, now a bit earlier, now later."""
+        name = self._copy()
+        try:
+            killed = self._process(name, point)
+            if killed.exitcode != -signal.SIGKILL:
+                return False
+            self._sql(name, EXPIRE_ALL.render(self._schema))
+            self._check(point, golden, self._traces(name, self._process(name, None)))
+            return True
+        finally:
+            self._databases.drop(name)
 
     def _golden(self) -> tuple[list[Point], dict[str, Counter[str]]]:
         name = self._copy()
@@ -146,7 +173,7 @@ class Trial:
         faults = Faults(point, kill)
         self._runtime.database.seam = faults
         executor = Executor(self._runtime, None, threads=1, tasks=16)
-        is_async = isinstance(self._call, AsyncCall)
+        is_async = isinstance(self._call, AsyncCall) or is_coroutine_function(self._call)
         outcome = asyncio.run(self._awaited(executor)) if is_async else self._called(executor)
         pipe.send((outcome, faults.points))
 

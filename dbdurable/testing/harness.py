@@ -127,11 +127,23 @@ class Harness:
         under the same key. The outcome, the journal and the tables in `compare` must be those of the first run.
         A name in `compare` is a table; a `select` leaves out what may differ, such as a serial number.
 
-        `call` is a workflow's `bind(...)`, in either colour. Runs for seconds to minutes, on Unix.
+        `call` is a workflow's `bind(...)`, or a function that calls workflows, `def` or `async def`. A bound workflow
+        without a key gets one, so that the second process comes back to what the first one began. A function is
+        called as it is, once by each process: give what it starts keys, and write nothing else in it that must not
+        happen twice, or what it does twice will be found. What it returns is compared by its `repr`.
+
+        Runs for seconds to minutes, on Unix.
 
         Raises:
             AssertionError: Something differs; the message names the point and the difference.
-            BadArgument: `call` is no bound workflow, or an executor is open, or somebody is connected to `url`.
+            BadArgument: `call` is a step, or a function that names no workflow (then nobody knows which application
+                it is about), or an executor is open, or somebody is connected to `url`.
+
+        Example:
+            >>> def shopping() -> str:                      # doctest: +SKIP
+            ...     handle = checkout.options(key="order-42").start(42)
+            ...     return ship.options(key="order-42")(handle.result())
+            >>> durable_harness.crash_everywhere(shopping, compare=["stock"])   # doctest: +SKIP
         """
         from dbdurable.testing.everywhere import crash_everywhere
 

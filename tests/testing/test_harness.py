@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -16,6 +17,7 @@ from dbdurable.errors import BadArgument, NotRunning
 from dbdurable.testing import Harness
 
 durable = Durable("postgresql://nobody@localhost:1/nowhere")
+other = Durable()
 
 
 @durable.transaction
@@ -148,6 +150,43 @@ def test_crash_everywhere_in_async_code(harness: Harness) -> None:
     harness.crash_everywhere(order.bind("tea"), compare=["select item from orders"])
 
 
+def shopping() -> str:
+    handle = checkout.options(key="in the background").start("tea")
+    return f"{checkout.options(key='here')('tea')[:3]} {handle.result(timeout=30)[:3]}"
+
+
+async def ashopping(item: str) -> str:
+    handle = await order.options(key="in the background").start(item)
+    return f"{await order.options(key='here')(item)} {await handle.result(timeout=30)}"
+
+
+class Shop:
+    """Something of the application's with its workflows in it."""
+
+    def __init__(self) -> None:
+        self.checkout = checkout
+
+    def sell(self) -> str:
+        return self.checkout.options(key="sold")("tea")
+
+
+def test_crash_everywhere_in_a_function_that_calls_workflows(harness: Harness) -> None:
+    harness.mock(charge, returns="r-1")
+    harness.crash_everywhere(shopping, compare=["stock", "select item from orders"])
+    harness.crash_everywhere(Shop().sell, compare=["stock", "select item from orders"])
+
+
+def test_crash_everywhere_in_an_async_function(harness: Harness) -> None:
+    harness.mock(acharge, returns="r-1")
+    harness.crash_everywhere(partial(ashopping, "tea"), compare=["select item from orders"])
+
+
+def test_crash_everywhere_finds_a_function_that_starts_twice(harness: Harness) -> None:
+    harness.mock(charge, returns="r-1")
+    with pytest.raises(AssertionError, match=r"crash at .* differs: too many"):
+        harness.crash_everywhere(lambda: checkout.start("tea").result(timeout=30)[:3], compare=["stock"])
+
+
 @durable.step
 def write_without_transaction(url: str) -> None:
     with psycopg.connect(url) as connection:
@@ -173,9 +212,14 @@ def busy(harness: Harness) -> Iterator[Harness]:
 def test_crash_everywhere_says_what_it_cannot_do(busy: Harness) -> None:
     with pytest.raises(BadArgument, match=r"close every connection to harness\.url"):
         busy.crash_everywhere(checkout.bind("tea"), compare=[])
-    for wrong in (lambda: None, charge.bind("tea", Decimal(1))):
-        with pytest.raises(BadArgument, match="takes a bound workflow"):
-            busy.crash_everywhere(wrong, compare=[])
+    for wrong, message in (
+        (lambda: None, "sees none by the names in it"),
+        (lambda: (checkout, other), "sees 2 by the names in it"),
+        (charge.bind("tea", Decimal(1)), "charge is a step"),
+        (42, "takes something to call, not 42"),
+    ):
+        with pytest.raises(BadArgument, match=message):
+            busy.crash_everywhere(wrong, compare=[])  # type: ignore[arg-type]
     with pytest.raises(BadArgument, match="compare= takes a list"):
         busy.crash_everywhere(checkout.bind("tea"), compare="stock")
     with busy.run(durable), pytest.raises(BadArgument, match="before or after"):
