@@ -162,7 +162,7 @@ def current_workflow() -> CurrentWorkflow:
         name=workflow.name,
         key=workflow.key,
         attempt=workflow.attempt,
-        deadline=workflow.deadline,
+        deadline=None if workflow.deadline is None else workflow.deadline + frame_runtime(workflow).passed.total,
         replaying=is_replaying(),
     )
 
@@ -200,7 +200,8 @@ def now() -> datetime:
     Raises:
         NotInWorkflow: It was called in a step, or outside of a workflow: use `datetime.now(UTC)` there.
     """
-    return at(_position("now", "datetime.now(UTC)").now_us)
+    frame = _position("now", "datetime.now(UTC)")
+    return at(frame_runtime(frame).passed.told_us(frame.now_us))
 
 
 def uuid4() -> UUID:

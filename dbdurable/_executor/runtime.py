@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from dbdurable._core.clock import Passed
 from dbdurable._core.control import Lost
 from dbdurable._executor.definition import Definition
 from dbdurable._executor.registry import Registry, in_notebook
@@ -62,6 +63,7 @@ class Runtime:
         self._sources: dict[Definition, Source] = {}
         self._lock = threading.Lock()
         self.waiters = Waiters()
+        self.passed = Passed()
         self._notifier: Notifier | None = None
 
     # -- configuration ---------------------------------------------------------------------------------

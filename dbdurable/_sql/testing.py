@@ -55,13 +55,15 @@ NEXT_DUE: Final = Statement(
 
 LET_PASS: Final = Statement(
     "let_pass",
-    # So much time passes: what is due comes nearer by it.
+    # So much time passes: what is due comes nearer by it. The answer is when that was.
     """
     with ends as (
         update {schema}.workflow
            set deadline = deadline - make_interval(secs => $1::float8),
                expires_at = expires_at - make_interval(secs => $1::float8)
-         where coalesce(deadline, expires_at) is not null and status in ('queued', 'running', 'waiting'))
-    update {schema}.wait set due = due - make_interval(secs => $1::float8) where due is not null
+         where coalesce(deadline, expires_at) is not null and status in ('queued', 'running', 'waiting')),
+    waits as (
+        update {schema}.wait set due = due - make_interval(secs => $1::float8) where due is not null)
+    select (extract(epoch from clock_timestamp()) * 1000000)::bigint
     """,
 )

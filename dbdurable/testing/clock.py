@@ -1,6 +1,7 @@
 """Time for tests: what waits comes nearer to its due time, one timer after the other.
 
-The database's clock is left alone, since leases go by it, too: instead, everything that is due moves towards now.
+The database's clock is left alone, since leases go by it, too: instead, everything that is due moves towards now,
+and bodies are told a time that is ahead of the database's by what has passed.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from dbdurable._core.clock import Passed
 from dbdurable._core.retry import duration_s
 from dbdurable._executor.runtime import boottime
 from dbdurable._io.drive import SyncDriver
@@ -34,7 +36,7 @@ def amount_s(days: float, hours: float, seconds: float) -> float:
     return duration_s(in_s, "the time to advance")
 
 
-def advance(executors: Sequence[Executor], left_s: float) -> None:
+def advance(executors: Sequence[Executor], passed: Passed, left_s: float) -> None:
     """Lets so much time pass, from one due time to the next, and does what comes due at each."""
     if not executors:
         raise NotRunning(
@@ -45,8 +47,8 @@ def advance(executors: Sequence[Executor], left_s: float) -> None:
     while left_s > 0:
         due_s = [row[0] for executor in schemas for row in _ask(executor, sql.NEXT_DUE) if row[0] is not None]
         step_s = min([left_s, *(max(0.0, s) for s in due_s)])
-        for executor in schemas:
-            _ask(executor, sql.LET_PASS, step_s)
+        when_us = max(_ask(executor, sql.LET_PASS, step_s)[0][0] for executor in schemas)
+        passed.add(when_us, round(step_s * 1_000_000))
         left_s -= step_s
         _settle(executors)
 

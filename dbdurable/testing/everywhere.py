@@ -64,7 +64,8 @@ def _prepared(call: Any) -> tuple[Runtime, Callable[[], Any]]:
     if len(found) != 1:
         raise BadArgument(
             f"crash_everywhere() opens an executor of the application whose workflows {shown(call)} calls, and sees "
-            f"{len(found) or 'none'} by the names in it: pass a workflow, checkout.bind(42), or a function that names one"
+            f"{len(found) or 'none'} by the names in it: pass a workflow, checkout.bind(42), or a function that names "
+            "workflows of one application"
         )
     return found[0], call
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import psycopg
 
+from dbdurable._core.clock import Passed
 from dbdurable._executor.definition import Definition
 from dbdurable._io.migrate import migrate
 from dbdurable.definitions import AsyncFunction, Function
@@ -45,6 +46,7 @@ class Harness:
         self._databases = databases
         self._undo: list[tuple[Definition, Any]] = []
         self._executors: list[Executor] = []
+        self._passed = Passed()
 
     def __enter__(self) -> Self:
         self._name = self._databases.migrated()
@@ -67,6 +69,7 @@ class Harness:
         """
         with _configured(durable, self.url):
             executor = durable.executor(threads=threads)
+            executor.runtime.passed = self._passed
             executor._begin()  # not open(): in an `async def` test it may block the test's loop for this moment
             self._executors.append(executor)
             try:
@@ -74,13 +77,14 @@ class Harness:
             finally:
                 self._executors.remove(executor)
                 executor._end(None)
+                executor.runtime.passed = Passed()
 
     def advance(self, *, days: float = 0, hours: float = 0, seconds: float = 0) -> None:
         """Lets so much time pass for everything that waits: timers that come due have fired when it returns.
 
         It goes from one due time to the next, and at each of them waits until nothing more happens by itself. So
         what began to wait on the way is due in its turn: `advance(days=90)` sees a workflow through three sleeps
-        of 30 days. Sleeps, timeouts, deadlines, delayed starts and `expires=` know of it; `dbdurable.now()`, the times
+        of 30 days. Sleeps, timeouts, deadlines, delayed starts, `expires=` and `dbdurable.now()` know of it; the times
         in the journal, retries of steps and rate limits go by the real clock.
 
         Raises:
@@ -97,7 +101,7 @@ class Harness:
         """
         from dbdurable.testing.clock import advance, amount_s
 
-        advance(self._executors, amount_s(days, hours, seconds))
+        advance(self._executors, self._passed, amount_s(days, hours, seconds))
 
     def mock(self, step: Function[..., R] | AsyncFunction[..., R], *, returns: R) -> None:
         """From now on the step, transaction or workflow does nothing and returns this; it is recorded as always."""

@@ -51,7 +51,7 @@ def _named_by(here: Any) -> Iterator[Any]:
     elif isinstance(here, MethodType):
         yield from (here.__func__, here.__self__)
     elif isinstance(here, FunctionType):
-        if (here.__module__ or "").partition(".")[0] in (*sys.stdlib_module_names, "dbdurable"):
+        if not _is_ours(here):
             return
         if hasattr(here, "__wrapped__"):
             yield here.__wrapped__
@@ -61,10 +61,14 @@ def _named_by(here: Any) -> Iterator[Any]:
                 yield cell.cell_contents
             except ValueError:  # not filled yet
                 continue
-    elif not isinstance(here, type | ModuleType) and hasattr(here, "__dict__"):
-        if (type(here).__module__ or "").partition(".")[0] not in (*sys.stdlib_module_names, "dbdurable"):
-            yield from vars(here).values()  # an object of the application's, with workflows or clients in it
-            yield type(here).__call__ if callable(here) else None
+    elif not isinstance(here, type | ModuleType) and _is_ours(type(here)):
+        yield from getattr(here, "__dict__", {}).values()  # an object with workflows in it
+        yield getattr(type(here), "__call__", None)  # noqa: B004  (the function, whatever it may do)
+
+
+def _is_ours(made: type | FunctionType) -> bool:
+    """Whether it is the application's, as far as can be told: neither Python's nor the library's."""
+    return (made.__module__ or "").partition(".")[0] not in (*sys.stdlib_module_names, "dbdurable")
 
 
 def _globals_of(code: CodeType, names: dict[str, Any]) -> Iterator[Any]:

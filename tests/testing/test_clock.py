@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import psycopg
 import pytest
 
-from dbdurable import Durable, aio, race, recv, send, sleep, sleep_until, timeout
+from dbdurable import Durable, aio, current_workflow, race, recv, send, sleep, sleep_until, timeout
 from dbdurable.context import now
 from dbdurable.errors import BadArgument, NotRunning, WaitTimeout
 from dbdurable.testing import Harness, clock
@@ -272,6 +273,53 @@ def test_paused_workflows_have_their_own_time(harness: Harness) -> None:
         assert happened == []
         harness.advance(days=1)
         assert happened == ["a"]
+
+
+DAY = timedelta(days=1)
+seen: list[datetime] = []
+
+
+@durable.workflow
+def looks_at_the_clock() -> list[float]:
+    """Days from one look to the next."""
+    times = [now()]
+    seen.append(times[0])
+    sleep(30 * DAY)
+    times.append(now())
+    sleep_until(now() + 2 * DAY)
+    times.append(now())
+    nap.options(at=now() + 3 * DAY).start(1, "started at")
+    left = current_workflow().deadline
+    assert left is not None
+    sleep(5 * DAY)
+    times.append(now())
+    return [round((b - a) / DAY, 2) for a, b in [*pairwise(times), (times[2], left)]]
+
+
+def test_now_moves_with_it(harness: Harness) -> None:
+    seen.clear()
+    with harness.run(durable):
+        harness.advance(days=1000)
+        handle = looks_at_the_clock.options(timeout=100 * DAY).start()
+        harness.advance(days=30)
+        harness.advance(days=2.5)
+        assert (handle.status(), happened) == ("waiting", [])
+        assert [row.status for row in durable.client.workflows(name="nap")] == ["queued"]
+        harness.advance(days=3.5)
+        assert happened == ["started at"]
+        harness.advance(days=1)
+        assert handle.result(timeout=0) == [30, 2, 5, 68]
+        assert len(seen) == 4, "void: the body was not replayed"
+        assert len(set(seen)) == 1
+        assert timedelta(days=999) < seen[0] - datetime.now(UTC) < timedelta(days=1001)
+    with harness.run(durable):
+        assert tells_the_time() - seen[0] > 36 * DAY
+    assert durable._runtime.passed.total == timedelta()
+
+
+@durable.workflow
+def tells_the_time() -> datetime:
+    return now()
 
 
 def test_what_it_cannot_do_is_told(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
