@@ -55,7 +55,7 @@ def major_version(bindir: Path) -> int:
     """
     try:
         command = [str(bindir / "postgres"), "-V"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - the found binaries
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, "stderr", "") or str(error)).strip()
         raise DatabaseUnavailable(f"{bindir / 'postgres'} does not run on this machine: {reason}") from error

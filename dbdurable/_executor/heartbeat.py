@@ -95,7 +95,7 @@ class Heartbeat:
         while left_s > 0 and not self._wake.is_set():
             if self._connection.lost:  # others may have lost theirs at the same moment: not all back at once
                 soon_s = LOOK_S * 2 ** min(self._failures, 10)
-                return self._stop.wait(min(left_s, soon_s) * random.random())  # noqa: S311
+                return self._stop.wait(min(left_s, soon_s) * random.random())  # noqa: S311  (spreads, guards nothing)
             self._wake.wait(min(left_s, LOOK_S))
             left_s -= LOOK_S
         return self._stop.is_set()

@@ -41,6 +41,9 @@ STATUS_STYLES = {
 SLIM = 16
 """Columns that are no wider than this are not worth cutting."""
 
+LINE_CHARS_MAX = 200
+"""Of a value in a line: `show`, and --json, have all of it."""
+
 UNBOUNDED = 10_000
 """A width that no table needs."""
 
@@ -112,6 +115,9 @@ def moment(text: str) -> str:
     return re.sub(r"\.\d+", "", text).replace("T", " ")
 
 
+_OWN_FRAME = re.compile(r'\s*File "[^"]*/dbdurable/(_\w+/|(context|definitions|handle|parallel|sagas|waiting)\.py)')
+
+
 def own_frames(traceback: str) -> str:
     """A traceback without the frames of this library, which say nothing about the mistake.
 
@@ -121,15 +127,15 @@ def own_frames(traceback: str) -> str:
           e
     """
     frames = re.split(r"^(?=\s*File \")", traceback, flags=re.MULTILINE)
-    kept = [frame for frame in frames if not re.match(r'\s*File "[^"]*/dbdurable/(_\w+/|definitions)', frame)]
+    kept = [frame for frame in frames if not _OWN_FRAME.match(frame)]
     return "".join(kept).rstrip()
 
 
-def one_line(value: object, width: int = 200) -> str:
+def one_line(value: object) -> str:
     """A value as one line, clipped."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     text = " ".join(text.split())
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+    return text if len(text) <= LINE_CHARS_MAX else f"{text[: LINE_CHARS_MAX - 1]}…"
 
 
 def status_text(status: str) -> Text:

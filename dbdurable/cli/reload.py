@@ -46,7 +46,7 @@ def supervise(command_line: Sequence[str]) -> int:
 
 def _start(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
     # A process group of its own: Ctrl-C reaches the child once, through us, and not twice.
-    return subprocess.Popen([sys.executable, "-m", "dbdurable", *arguments], process_group=0)  # noqa: S603
+    return subprocess.Popen([sys.executable, "-m", "dbdurable", *arguments], process_group=0)  # noqa: S603 - our own program
 
 
 def _status(child: subprocess.Popen[bytes]) -> int:

@@ -20,10 +20,10 @@ def stock(connection: Connection) -> Connection:
     return connection
 
 
-def rows_by_table(connection: Connection, schema: str = "dbdurable") -> dict[str, int]:
+def rows_by_table(connection: Connection) -> dict[str, int]:
     """How many rows each table of the library holds."""
-    names = [name for (name,) in connection.execute("select tablename from pg_tables where schemaname = %s", [schema])]
-    counts = " union all ".join(f"select '{name}', count(*) from {schema}.{name}" for name in names)
+    names = [name for (name,) in connection.execute("select tablename from pg_tables where schemaname = 'dbdurable'")]
+    counts = " union all ".join(f"select '{name}', count(*) from dbdurable.{name}" for name in names)
     return dict(connection.execute(counts).fetchall())
 
 

@@ -362,9 +362,9 @@ def test_bad_questions(shop: Shop, unchanged: Unchanged):
 # ---- databases that cannot be used -------------------------------------------------------------------------
 
 
-def ways_to_use(durable: Durable, schema: str = "dbdurable") -> list[Callable[[], object]]:
+def ways_to_use(durable: Durable) -> list[Callable[[], object]]:
     shop = Shop(durable)
-    client = Client(durable.url, schema=schema)
+    client = Client(durable.url)
     return [
         lambda: shop.checkout.start(1),
         lambda: durable.executor().open(),

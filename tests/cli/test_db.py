@@ -25,10 +25,10 @@ class Project:
         self.directory = directory
         (directory / "pyproject.toml").touch()
 
-    def db(self, *arguments: str, ok: bool = True) -> str:
+    def db(self, *arguments: str) -> str:
         command = [sys.executable, "-m", "dbdurable", "db", *arguments]
         run = subprocess.run(command, cwd=self.directory, capture_output=True, text=True, timeout=60)
-        assert (run.returncode == 0) is ok, run.stderr
+        assert run.returncode == 0, run.stderr
         return run.stdout
 
     @property

@@ -104,8 +104,8 @@ def one(item: Query) -> Any:
     return (yield item)
 
 
-def start_item(name: str = "job", queue: str = "default", known: bool = True) -> Query:
-    return Query(START, Start(uuid4(), name, '{"n": 1}', queue=queue, known_queue=known).params)
+def start_item(queue: str = "default", known: bool = True) -> Query:
+    return Query(START, Start(uuid4(), "job", '{"n": 1}', queue=queue, known_queue=known).params)
 
 
 @pytest.fixture

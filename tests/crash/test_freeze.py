@@ -190,12 +190,12 @@ def check_no_effect_without_record(connection: Connection, name: str) -> None:
     assert effects == done
 
 
-def a_few(program: str, wanted: int) -> Callable[[list[Point]], list[Point]]:
+def a_few(program: str) -> Callable[[list[Point]], list[Point]]:
     """The commits themselves, and some points by seed."""
 
     def choose(every: list[Point]) -> list[Point]:
         commits = [at for at in every if at.name == "before record_in_transaction + commit"]
-        return list(dict.fromkeys([*commits[:1], *sample(every, wanted, f"freeze {program}")]))
+        return list(dict.fromkeys([*commits[:1], *sample(every, 4, f"freeze {program}")]))
 
     return choose
 
@@ -204,7 +204,7 @@ def a_few(program: str, wanted: int) -> Callable[[list[Point]], list[Point]]:
 def test_a_frozen_process_commits_nothing_any_more(
     meanwhile: Any, database_url: str, prepared: Connection, points_tried: Note
 ) -> None:
-    tried, every = freeze_at(database_url, prepared, "transactions", meanwhile, a_few(meanwhile.__name__, 4))
+    tried, every = freeze_at(database_url, prepared, "transactions", meanwhile, a_few(meanwhile.__name__))
     points_tried(meanwhile.__name__, "freeze", tried, len(every))
 
 
@@ -212,7 +212,7 @@ def test_a_frozen_process_commits_nothing_any_more(
 def test_a_frozen_process_is_overtaken(
     program: str, database_url: str, prepared: Connection, points_tried: Note
 ) -> None:
-    tried, every = overtake_at(database_url, prepared, program, a_few(program, 4))
+    tried, every = overtake_at(database_url, prepared, program, a_few(program))
     points_tried(program, "zombie", tried, len(every))
 
 

@@ -192,7 +192,7 @@ def test_shielded_calls_run_and_the_next_one_hears_of_the_cancel(durable: Durabl
 
     with durable.executor():
         handle = order.start()
-        check_cancelled(handle, gate, "stop")
+        check_cancelled(handle, gate)
     assert items(stock) == ["by a child", "inside"]
     assert runs == ["inside", "by a child"]
     assert journal(handle)[-1] == ("write", "Cancelled: stop")
@@ -217,7 +217,7 @@ def test_a_shielded_transaction_that_is_open_when_the_cancel_comes_runs_again(
 
     with durable.executor():
         handle = order.start()
-        check_cancelled(handle, gate, "stop")
+        check_cancelled(handle, gate)
     assert runs == [1, 1]
     assert items(stock) == ["inside"]
 

@@ -285,7 +285,7 @@ def test_a_cancel_while_it_rolls_back_changes_nothing_but_the_end(durable: Durab
 
     with durable.executor():
         handle = body.start()
-        check_cancelled(handle, gate, "stop")
+        check_cancelled(handle, gate)
     assert did == ["second", "first"]
     assert [name for name, _ in journal(handle)] == ["undo", "undo", "after"]
 

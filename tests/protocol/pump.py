@@ -330,9 +330,9 @@ def cancelled_text(reason: str) -> str:
     return json.dumps({"type": "Cancelled", "module": "dbdurable.errors", "message": reason})
 
 
-def cancelled_here(epoch: int = 4, reason: str = "changed my mind") -> list[tuple[Any, ...]]:
+def cancelled_here(epoch: int = 4) -> list[tuple[Any, ...]]:
     """The ownership of a workflow that was cancelled under us."""
-    return [("running", ME, epoch, reason)]
+    return [("running", ME, epoch, "changed my mind")]
 
 
 TAKEN_OVER = [("running", OTHER, 5, None)]

@@ -41,8 +41,8 @@ CHILD, STRANGER = UUID(int=0xC1), UUID(int=0xC2)
 START = Start(CHILD, "ship", "{}", parent_id=ID)
 
 
-def starts(answer: Any = ((str(CHILD), 5),), epoch: int = 3) -> Entry:
-    return queries(START_CHILD, answer, {1: "ship", 5: CHILD, 19: ID, 20: "1", 22: ME, 23: epoch, 24: "child"})
+def starts(answer: Any = ((str(CHILD), 5),)) -> Entry:
+    return queries(START_CHILD, answer, {1: "ship", 5: CHILD, 19: ID, 20: "1", 22: ME, 23: 3, 24: "child"})
 
 
 def has(status: str, output: str | None = None, error: str | None = None, reason: str | None = None) -> Entry:
@@ -69,9 +69,9 @@ def takes(*answers: bool) -> Callable[[UUID], Flow[bool]]:
     return run
 
 
-def ends(answer: Any = ((5,),), *, output: Any = ..., error: Any = ..., epoch: int = 3) -> Entry:
+def ends(answer: Any = ((5,),), *, output: Any = ..., error: Any = ...) -> Entry:
     """The record of the outcome, fenced. `error` is the recorded type's name, or None."""
-    entry = queries(END_WAIT, answer, {1: ID, 4: "join", 5: "ship", 6: ME, 7: epoch, 9: output})
+    entry = queries(END_WAIT, answer, {1: ID, 4: "join", 5: "ship", 6: ME, 7: 3, 9: output})
 
     def check(effect: Any) -> None:
         entry.check(effect)
