@@ -120,7 +120,8 @@ begin
             'the input of workflow %L must be a JSON object (arguments by name) or an array, not a %s',
             start.name, json_typeof(start.input));
     end if;
-    if start.cost < 0 or start.delay < interval '0' or start.expires <= interval '0' or start.timeout < interval '0' then
+    if start.cost < 0 or start.delay < interval '0' or start.expires <= interval '0'
+       or start.timeout < interval '0' then
         raise exception using errcode = 'DD005', message = format(
             'cost, delay, expires and timeout of a start cannot be negative (workflow %L)', start.name);
     end if;
@@ -180,14 +181,16 @@ begin
         insert into {schema}.wait (workflow_id, path, kind, due) values (new_id, '', 'start', due);
     else
         insert into {schema}.ready (queue, partition, rank, workflow_id, name)
-            values (place, case when start.partition = '' then '' else {schema}.ticket_partition(place, start.partition) end,
+            values (place,
+                    case when start.partition = '' then '' else {schema}.ticket_partition(place, start.partition) end,
                     2 * start.priority + 1, new_id, start.name);
     end if;
     if deadline is not null then
         insert into {schema}.wait (workflow_id, path, kind, due) values (new_id, '~', 'deadline', deadline);
     end if;
     if start.expires is not null then
-        insert into {schema}.wait (workflow_id, path, kind, due) values (new_id, '!', 'expiry', created + start.expires);
+        insert into {schema}.wait (workflow_id, path, kind, due)
+            values (new_id, '!', 'expiry', created + start.expires);
     end if;
     return new_id;
 end $$;

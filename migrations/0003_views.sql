@@ -32,7 +32,8 @@ select w.id,
 
 comment on view {schema}.workflows is 'One row an execution of a workflow.';
 comment on column {schema}.workflows.status is
-    'queued, running, waiting, paused, blocked (the code no longer fits the recorded steps), succeeded, failed or cancelled';
+    'queued, running, waiting, paused, blocked (the code no longer fits the recorded steps), succeeded, failed or '
+    'cancelled';
 comment on column {schema}.workflows.reason is 'Why it is paused, blocked, failed or cancelled, in words';
 comment on column {schema}.workflows.key is 'The caller''s name for "the same start": unique per workflow name';
 comment on column {schema}.workflows.input is 'Arguments by name: input ->> ''order_id''';
@@ -72,7 +73,8 @@ select w.id, w.name, a.status::text as status, a.reason, a.since,
  where a.status in ('failed', 'blocked', 'running');
 
 comment on view {schema}.failures is
-    'Workflows that failed or are blocked, or that run a compensation which keeps failing. select dbdurable.resume(id) lets one go on after the cause is mended.';
+    'Workflows that failed or are blocked, or that run a compensation which keeps failing. '
+    'select dbdurable.resume(id) lets one go on after the cause is mended.';
 
 create view {schema}.executors as
 select e.id, e.host, e.pid, e.version, e.started_at, e.names, e.queues,
@@ -109,7 +111,8 @@ comment on column {schema}.queues.used is 'How much of "concurrency" is taken';
 -- Work that no living executor takes: its name or its queue is not registered by any.
 create view {schema}.unclaimable as
 select r.queue, r.name, count(*) as workflows, min(r.at) as oldest,
-       case when exists (select from {schema}.executor e where e.expires_at > clock_timestamp() and r.name = any(e.names))
+       case when exists (select from {schema}.executor e
+                          where e.expires_at > clock_timestamp() and r.name = any(e.names))
             then 'no living executor serves this queue and has this workflow: start one with this queue'
             else 'no living executor has a workflow of this name: start one that does, or cancel these' end as reason
   from {schema}.ready r

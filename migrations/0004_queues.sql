@@ -9,7 +9,8 @@ declare
     periods constant text[] := array['rate_per', 'partition_rate_per'];
 begin
     if jsonb_typeof(settings) <> 'object' then
-        raise exception using errcode = 'DD005', message = 'the settings of a queue are a JSON object: {"concurrency": 5}';
+        raise exception using errcode = 'DD005',
+            message = 'the settings of a queue are a JSON object: {"concurrency": 5}';
     end if;
     for setting in select * from jsonb_each(settings) loop
         if setting.key <> all(numbers || periods) then
@@ -20,12 +21,14 @@ begin
            and (jsonb_typeof(setting.value) <> 'number' or setting.value::numeric % 1 <> 0
                 or setting.value::numeric not between 1 and 1000000) then
             raise exception using errcode = 'DD005', message = format(
-                '%s of a queue is a whole number from 1 to 1000000, or null for no limit; got %s', setting.key, setting.value);
+                '%s of a queue is a whole number from 1 to 1000000, or null for no limit; got %s',
+                setting.key, setting.value);
         end if;
         if setting.key = any(periods) and setting.value <> 'null'
            and not (setting.value #>> '{}')::interval between interval '1 ms' and interval '366 days' then
             raise exception using errcode = 'DD005', message = format(
-                '%s of a queue is a time from 1 ms to 366 days, in seconds or as an interval; got %s', setting.key, setting.value);
+                '%s of a queue is a time from 1 ms to 366 days, in seconds or as an interval; got %s',
+                setting.key, setting.value);
         end if;
     end loop;
 end $$;
@@ -42,9 +45,11 @@ begin
         perform {schema}.unknown_queue(set_queue.name);
     end if;
     q := jsonb_populate_record(q, settings);
-    if (q.rate_limit is null) <> (q.rate_per is null) or (q.partition_rate_limit is null) <> (q.partition_rate_per is null) then
+    if (q.rate_limit is null) <> (q.rate_per is null)
+       or (q.partition_rate_limit is null) <> (q.partition_rate_per is null) then
         raise exception using errcode = 'DD005', message = format(
-            'a rate of queue %L needs both its limit and its period: {"rate_limit": 100, "rate_per": 60}', set_queue.name);
+            'a rate of queue %L needs both its limit and its period: {"rate_limit": 100, "rate_per": 60}',
+            set_queue.name);
     end if;
     update {schema}.queue x
        set concurrency = q.concurrency, worker_concurrency = q.worker_concurrency, per_partition = q.per_partition,
@@ -74,7 +79,8 @@ begin
     select q.declared into last from {schema}.queue q where q.name = declare_queue.name for update;
     if last is distinct from settings then
         perform {schema}.set_queue(declare_queue.name,
-            (select coalesce(jsonb_object_agg(k, null), '{}') from jsonb_object_keys(coalesce(last, '{}')) k) || settings);
+            (select coalesce(jsonb_object_agg(k, null), '{}')
+               from jsonb_object_keys(coalesce(last, '{}')) k) || settings);
         update {schema}.queue q set declared = settings where q.name = declare_queue.name;
     end if;
 end $$;
@@ -153,7 +159,8 @@ begin
             message = case
                 when wrong.name is null then format('start %s has no name', wrong.place)
                 when not wrong.registered then
-                    format('no executor has registered a workflow named %L (start %s)', left(wrong.name, 200), wrong.place)
+                    format('no executor has registered a workflow named %L (start %s)',
+                           left(wrong.name, 200), wrong.place)
                 when json_typeof(wrong.input) not in ('object', 'array') then
                     format('the input of start %s must be a JSON object (arguments by name) or an array', wrong.place)
                 else format('cost, delay, expires and timeout of start %s cannot be negative', wrong.place) end;
@@ -218,4 +225,5 @@ begin
 end $$;
 
 comment on function {schema}.start_many is
-    'Starts many workflows, all or none: select * from dbdurable.start_many(''[{"name": "mail", "input": {"to": "x"}}]'')';
+    'Starts many workflows, all or none: '
+    'select * from dbdurable.start_many(''[{"name": "mail", "input": {"to": "x"}}]'')';

@@ -69,7 +69,8 @@ begin
     if not found then
         raise exception using errcode = 'DD006', message = format('there is no workflow %s', get_event.id);
     end if;
-    select e.value into found_value from {schema}.event e where e.workflow_id = get_event.id and e.name = get_event.name;
+    select e.value into found_value
+      from {schema}.event e where e.workflow_id = get_event.id and e.name = get_event.name;
     return found_value;
 end $$;
 
@@ -129,4 +130,5 @@ select w.id, w.name, t.kind::text as kind, t.subject, t.due, t.path, t.created_a
   from {schema}.wait t join {schema}.workflow w on w.id = t.workflow_id
  where w.status in ('waiting', 'queued', 'paused');
 
-comment on view {schema}.waiting is 'What workflows wait for: kind sleep, message (subject: the topic), event, result, start, retry';
+comment on view {schema}.waiting is
+    'What workflows wait for: kind sleep, message (subject: the topic), event, result, start, retry';
