@@ -23,7 +23,7 @@ from dbdurable._embedded import EmbeddedServer
 from tests.benchmarks.about import load_average, machine, round_trip, server_of
 from tests.benchmarks.charts import write_charts
 from tests.benchmarks.contest import Load
-from tests.benchmarks.loads import BY_REQUEST, LOADS, unavailable
+from tests.benchmarks.loads import BY_REQUEST, LOADS
 from tests.benchmarks.measure import DELAY_S, Effort, measure, steps_of
 from tests.benchmarks.report import data_of, markdown_of, table_of
 from tests.benchmarks.wire import door
@@ -77,9 +77,6 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
     plan = list[tuple[Load, str]]()
     for load in chosen_loads(options):
-        if why := unavailable(load):
-            console.print(f"{load.name}: skipped, {why}")
-            continue
         plan += [(load, condition) for condition in options.conditions if condition in load.conditions]
     missing = sorted({x.package for load, _ in plan for x in load.contestants if x.package and not x.installed})
     for package in missing:

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.report import shown
+from tests.benchmarks.report import shown, title_of
 
 WIDTH, LEFT, RIGHT = 760, 190, 120
 BAR, GAP, TOP, LINE = 18, 8, 46, 14
@@ -22,9 +22,8 @@ def chart_of(data: dict[str, Any], about: dict[str, str]) -> str:
     longest = max([*values, 1e-9])
     foot = footer(about)
     height = TOP + len(rows) * (BAR + GAP) + 12 + LINE * len(foot)
-    where = {"near": "", "far": ", 0.5 ms more a round trip", "held": ", beside an old snapshot"}[data["condition"]]
     unit = "ms, median: less is better" if timed else f"{data['unit']}/s, median: more is better"
-    title = f"{data['title']}{where}"
+    title = title_of(data)
     parts = [
         f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {height}' role='img' {FONT}>",
         f"<title>{escape(title)}</title>",

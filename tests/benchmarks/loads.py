@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from tests.benchmarks import latency, recover
+from tests.benchmarks import latency, recover, recovery
 from tests.benchmarks.contest import STEPS, Contestant, Load
 from tests.benchmarks.peers import absurd, dbos, durable, hand, pgqueuer, procrastinate
 from tests.benchmarks.queues import through_queue
@@ -225,10 +225,10 @@ REPLAY_LOAD = Load(
 
 # ---- fleets --------------------------------------------------------------------------------------------------
 
-SEEN = "create table seen (id uuid, pid integer, victim integer, at timestamptz default clock_timestamp())"
+KILLED = "select count(distinct victim) from seen"
 RECOVERY_LOAD = Load(
     "recovery", "SIGKILL of one of three busy executors: until its workflows run elsewhere", "kills",
-    (Contestant("dbdurable", "", recover.killed, "select count(distinct victim) from seen", with_table(SEEN, tables)),),
+    (Contestant("dbdurable", "", recover.killed, KILLED, with_table(recovery.SEEN, tables)),),
     workflows, to("dbdurable"), full=5, quick=2, warm_up=0, conditions=("near",),
 )  # fmt: skip
 SLEEPING_LOAD = Load(
@@ -259,12 +259,3 @@ LOADS = (
 )
 BY_REQUEST = ("sleeping",)
 """Not among those that run when no load is named."""
-
-
-def unavailable(load: Load) -> str | None:
-    """Why this load cannot run with this version, if it cannot."""
-    if load.name == "sleeping" and not durable.CAN_SLEEP:
-        return "this version of dbdurable has no sleep()"
-    if load.name == "recovery" and recover.fleet_module() is None:
-        return "there is no tests/benchmarks/recovery.py"
-    return None

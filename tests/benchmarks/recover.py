@@ -6,7 +6,6 @@ minutes, Procrastinate to the operator, PgQueuer to a heartbeat timeout of 30 s.
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 
 import psycopg
 
+from tests.benchmarks import recovery
 from tests.benchmarks.contest import Run, Spent
 from tests.benchmarks.peers import durable
 from tests.benchmarks.workers import crew
@@ -28,18 +28,9 @@ def _one(connection: psycopg.Connection[Any], query: str) -> int:
     return int(row[0])
 
 
-def fleet_module() -> Any:
-    """The fleet of `python -m tests.benchmarks.recovery`, whose workers are killed; None where there is none."""
-    try:
-        return importlib.import_module("tests.benchmarks.recovery")
-    except ModuleNotFoundError:
-        return None
-
-
 @contextmanager
 def killed(url: str, lanes: int) -> Iterator[Run]:
     """SIGKILL for one of three busy workers, so often: how long until each of its workflows runs elsewhere."""
-    recovery = fleet_module()
     recovery.durable.configure(url=url)
     fleet = recovery.Fleet(url, WORKERS)
     try:

@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -27,10 +26,12 @@ from rich.table import Table
 
 from dbdurable import Durable, current_workflow
 from dbdurable._embedded import EmbeddedServer
+from tests.benchmarks.report import percentiles
 from tests.support.databases import scratch_directory
 from tests.support.wait import wait_until
 
 THREADS, HELD, LOAD_CLIENTS = 16, 8, 2
+SEEN = "create table seen (id uuid, pid integer, victim integer, at timestamptz default clock_timestamp())"
 
 durable = Durable()
 
@@ -155,10 +156,6 @@ def server() -> Iterator[str]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.recovery", description=__doc__)
     parser.add_argument("--kills", type=int, default=25)
@@ -170,9 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
     with server() as url:
         durable.configure(url=url)
         with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(
-                "create table seen (id uuid, pid integer, victim integer, at timestamptz default clock_timestamp())"
-            )
+            connection.execute(SEEN)
         _ = durable.client.queues()  # makes the tables
         fleet = Fleet(url, options.workers)
         columns = TextColumn("recovery"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -185,12 +180,12 @@ def main(arguments: list[str] | None = None) -> int:
                 progress.advance(task)
         fleet.close()
     table = Table(title=f"{options.kills} SIGKILLs of {options.workers} workers under load, default settings")
-    for heading in ("", "p50", "p99", "most"):
+    for heading in ("", "p50", "p99", "worst"):
         table.add_column(heading, justify="right")
     console.print("seconds by kill: " + ", ".join(f"{each:.1f}" for each in last_s))
     for what, values in (("each workflow", took_s), ("the last of a process", last_s)):
-        figures = (statistics.median(values), percentile(values, 0.99), max(values))
-        table.add_row(f"{what} ({len(values)})", *(f"{each:.2f} s" for each in figures))
+        figures = percentiles(values)
+        table.add_row(f"{what} ({len(values)})", *(f"{figures[name]:.2f} s" for name in ("p50", "p99", "worst")))
     console.print(table)
     return 0
 

@@ -55,6 +55,12 @@ def percentiles(samples: list[float]) -> dict[str, float]:
     return {"p50": median(samples), "p90": cuts[89], "p99": cuts[98], "worst": max(samples)}
 
 
+def title_of(data: Data) -> str:
+    """What was measured, and under which condition."""
+    where = {"near": "", "far": ", 0.5 ms more a round trip", "held": ", beside an old snapshot"}
+    return f"{data['title']}{where[data['condition']]}"
+
+
 def table_of(data: Data) -> Table:
     """One load under one condition, for people."""
     present = [row for row in data["rows"] if "missing" not in row]
@@ -63,8 +69,7 @@ def table_of(data: Data) -> Table:
     timed = any("ms" in row for row in present)
     facts = list(dict.fromkeys(name for row in present for name in row["facts"]))
     counts = [name for name in COUNTS if any(name in row["counts"] for row in present)]
-    where = {"near": "", "far": ", 0.5 ms more a round trip", "held": ", beside an old snapshot"}[data["condition"]]
-    table = Table(title=f"{data['title']}{where}", title_justify="left")
+    table = Table(title=title_of(data), title_justify="left")
     table.add_column("contestant", no_wrap=True)
     speed = ["p50 ms", "p90 ms", "p99 ms", "worst ms"] if timed else [f"{data['unit']}/s", "ratio"]
     headings = [*speed, *(f"{name}/s" for name in phases), "client CPU ms", "server CPU ms", *facts]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.benchmarks.contest import Contestant, Load
-from tests.benchmarks.loads import LOADS, unavailable
+from tests.benchmarks.loads import LOADS
 from tests.benchmarks.measure import Effort, measure, steps_of
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(300)]
@@ -19,8 +19,6 @@ EVERYTHING = [
 
 @pytest.mark.parametrize(("load", "contestant"), EVERYTHING)
 def test_a_contestant_does_exactly_its_work(server_url: str, load: Load, contestant: Contestant) -> None:
-    if why := unavailable(load):
-        pytest.skip(why)
     if not contestant.installed:
         pytest.skip(f"{contestant.package} is not installed")
     seen = list[str]()

@@ -96,12 +96,6 @@ class Crew:
     def seen(self) -> int:
         return self._seen
 
-    def kill(self) -> None:
-        """SIGKILL, all of them."""
-        for process in self._processes:
-            process.kill()
-            process.wait()
-
     def cpu_s(self) -> float:
         """What they used so far."""
         return sum(cpu_of(process.pid) for process in self._processes)

@@ -13,7 +13,6 @@ from typing import Any
 
 from psycopg import AsyncConnection, Connection
 
-import dbdurable
 from dbdurable import Durable, Status, aio, fan_out
 from tests.benchmarks.contest import STEPS, Opened, Run, Spent
 from tests.benchmarks.lanes import on_tasks, on_threads
@@ -135,9 +134,6 @@ class Application:
         """A body is behind its last step."""
         self.replayed_at.append(time.perf_counter())
         self.reached.set()
-
-
-CAN_SLEEP = "sleep" in dbdurable.__all__
 
 
 @contextmanager
