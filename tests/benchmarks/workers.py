@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.processes import resident_kb
+
 TICKS_S = os.sysconf("SC_CLK_TCK")
 READY, TICK = b"R", b"."
 
@@ -102,7 +104,7 @@ class Crew:
 
     def memory_mb(self) -> float:
         """What they hold at the moment."""
-        return sum(memory_of(process.pid) for process in self._processes)
+        return sum(resident_kb(process.pid) for process in self._processes) / 1024
 
     def close(self) -> None:
         for process in self._processes:
@@ -135,15 +137,6 @@ def cpu_of(pid: int) -> float:
     except OSError:
         return 0.0
     return sum(map(int, fields[11:15])) / TICKS_S
-
-
-def memory_of(pid: int) -> float:
-    """Resident memory of a process in MB; 0 where nobody tells."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from tests.chaos.clients import Client, Journal
 from tests.chaos.nemesis import Nemesis
 from tests.chaos.worker import work
 from tests.support.databases import scratch_directory
+from tests.support.processes import is_alive
 from tests.support.wait import wait_until
 
 SCHEMA = Path(__file__).with_name("schema.sql")
@@ -175,7 +176,7 @@ class Arena:
         with contextlib.suppress(psycopg.Error):
             self.connection.close()
         os.kill(found.pid, signal.SIGQUIT)
-        wait_until(lambda: not _lives(found.pid), 30, "the server to end")
+        wait_until(lambda: not is_alive(found.pid), 30, "the server to end")
         self.server.start()
 
     # -- the run ---------------------------------------------------------------------------------------------
@@ -284,13 +285,6 @@ def arena(plan: Plan) -> Iterator[Arena]:
         yield opened
     finally:
         opened.close()
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def _said(nemesis: Nemesis) -> str:

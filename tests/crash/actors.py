@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.context import ForkServerProcess
-from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from dbdurable.testing.crash import Faults, Point, cut, freeze, kill
+from tests.support.processes import is_frozen
 from tests.support.wait import wait_until
 
 ACTIONS = {"kill": kill, "freeze": freeze, "cut": cut}
@@ -247,15 +247,11 @@ class Actor:
 
     def wait_frozen(self) -> None:
         """Until the kernel says that it is stopped."""
-        wait_until(lambda: _state(self.pid) == "T", what=f"{self.job} to be frozen")
+        wait_until(lambda: is_frozen(self.pid), what=f"{self.job} to be frozen")
 
     def thaw(self) -> None:
         """SIGCONT."""
         os.kill(self.pid, signal.SIGCONT)
-
-
-def _state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @contextlib.contextmanager

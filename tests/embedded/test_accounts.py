@@ -15,7 +15,8 @@ from dbdurable._embedded import EmbeddedServer, find_binaries, staging
 from dbdurable._embedded.account import server_account
 from dbdurable._embedded.keeper import read_postmaster
 from dbdurable.errors import BadConfiguration, DatabaseUnavailable
-from tests.embedded.helpers import REPOSITORY, postmaster, query, wait_until
+from tests.embedded.helpers import REPOSITORY, postmaster, query
+from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="changing the account needs root")
 NO_PASSWD_ENTRY = 54321

@@ -18,7 +18,9 @@ from dbdurable._embedded import EmbeddedServer
 from dbdurable._embedded.keeper import beside, launch, read_postmaster
 from dbdurable._embedded.plan import make_plan
 from dbdurable.errors import BadConfiguration, DatabaseUnavailable
-from tests.embedded.helpers import LINGER_S, alive, keeper, postmaster, query, wait_until
+from tests.embedded.helpers import LINGER_S, keeper, postmaster, query
+from tests.support.processes import is_alive
+from tests.support.wait import wait_until
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 
@@ -117,7 +119,7 @@ def test_it_stops_after_its_last_user(data, user, how):
     only.url()
     pid, watcher = postmaster(data), keeper(data)
     only.end(how)
-    wait_until(lambda: not alive(pid) and not alive(watcher))
+    wait_until(lambda: not is_alive(pid) and not is_alive(watcher))
     assert not (data / "postmaster.pid").exists()  # an orderly shutdown
 
 
@@ -128,10 +130,10 @@ def test_it_stays_for_the_other_user(data, user):
     pid = postmaster(data)
     first.end(signal.SIGKILL)
     threading.Event().wait(LINGER_S * 4)  # nothing may happen in this time
-    assert alive(pid)
+    assert is_alive(pid)
     assert query(url, "select 1") == 1
     second.end(signal.SIGKILL)
-    wait_until(lambda: not alive(pid))
+    wait_until(lambda: not is_alive(pid))
 
 
 def test_a_forked_child_holds_the_server_itself(server):
@@ -155,10 +157,10 @@ def test_a_forked_child_holds_the_server_itself(server):
         fcntl.flock(server._users, fcntl.LOCK_UN)  # more than release() does: gives up every copy of it
         server.release()
         threading.Event().wait(LINGER_S * 4)
-        assert alive(pid)
+        assert is_alive(pid)
         os.write(hear_w, b"x")
         assert os.read(say_r, 1) == b"2"
-        wait_until(lambda: not alive(pid))  # although the child lives on
+        wait_until(lambda: not is_alive(pid))  # although the child lives on
     finally:
         os.close(hear_w)
         os.waitpid(child, 0)
@@ -169,7 +171,7 @@ def test_the_server_ends_with_its_keeper_and_comes_back(data, server):
         pytest.skip("PR_SET_PDEATHSIG is Linux only")
     pid = postmaster(data)
     os.kill(keeper(data), signal.SIGKILL)
-    wait_until(lambda: not alive(pid))
+    wait_until(lambda: not is_alive(pid))
     assert query(server.start().url, "select 1") == 1
     assert postmaster(data) != pid
 
@@ -179,7 +181,7 @@ def test_a_server_without_keeper_is_adopted(data):
     with EmbeddedServer(data, linger_s=LINGER_S) as server:
         query(server.url, "select 1")
         first = keeper(data)
-    wait_until(lambda: not alive(first))  # it clears the socket's directory when the server is down
+    wait_until(lambda: not is_alive(first))  # it clears the socket's directory when the server is down
     plan = make_plan(data, durable=False, linger_s=LINGER_S, settings={})
     orphan = launch(plan)
     wait_until(lambda: (found := read_postmaster(data)) and found.ready)
@@ -193,7 +195,7 @@ def test_it_comes_back_after_the_server_was_killed(data, server):
     query(server.url, "create table kept as select 42 as n")
     pid = postmaster(data)
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not alive(pid))
+    wait_until(lambda: not is_alive(pid))
     assert query(server.start().url, "select n from kept") == 42
 
 
@@ -225,7 +227,7 @@ def test_stop_ends_it_for_everybody(data, server, user):
     other.url()
     pid = postmaster(data)
     assert EmbeddedServer(data).stop() is True
-    assert not alive(pid)
+    assert not is_alive(pid)
     assert EmbeddedServer(data).stop() is False
     assert query(server.start().url, "select 1") == 1
 
@@ -240,7 +242,7 @@ def test_deleting_the_files_starts_afresh(data, server, what):
     query(server.url, "create table kept as select 42 as n")
     pid = postmaster(data)
     wait_until(lambda: removed(data.parent / what))  # postgres may take its own files away meanwhile
-    wait_until(lambda: not alive(pid), timeout_s=4)  # by itself, postgres looks once a minute
+    wait_until(lambda: not is_alive(pid), timeout_s=4)  # by itself, postgres looks once a minute
     server.release()
     assert run_once(data, "select to_regclass('kept')") is None
 

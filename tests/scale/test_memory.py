@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.support.processes import resident_kb
 from tests.support.wait import wait_until
 
 JOBS, STARTED_AT_ONCE = 40_000, 5_000
@@ -34,12 +35,6 @@ else:
     with durable.executor(threads=16):
         sys.stdin.read()
 """
-
-
-def resident_kb(pid: int) -> int:
-    """What the process has in memory."""
-    (line,) = [each for each in Path(f"/proc/{pid}/status").read_text().splitlines() if each.startswith("VmRSS:")]
-    return int(line.split()[1])
 
 
 @pytest.mark.long

@@ -14,7 +14,7 @@ T = TypeVar("T")
 INTERVAL_S = 0.01
 
 
-def wait_until(condition: Callable[[], T], timeout_s: float = 10, what: str = "") -> T:
+def wait_until(condition: Callable[[], T], timeout_s: float = 20, what: str = "") -> T:
     """The first true value of `condition()`; an assertion that says what was missing after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
@@ -23,7 +23,7 @@ def wait_until(condition: Callable[[], T], timeout_s: float = 10, what: str = ""
     return value
 
 
-async def await_until(condition: Callable[[], Awaitable[T]], timeout_s: float = 10, what: str = "") -> T:
+async def await_until(condition: Callable[[], Awaitable[T]], timeout_s: float = 20, what: str = "") -> T:
     """`wait_until` on a running loop, for a coroutine function."""
     deadline = time.monotonic() + timeout_s
     while not (value := await condition()):

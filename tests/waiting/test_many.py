@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -14,6 +13,7 @@ from dbdurable import Durable, sleep
 from dbdurable._executor.timers import BATCH_MAX
 from dbdurable._sql.claim import CLAIM_PLAN
 from dbdurable._sql.wait import WAKE_DUE
+from tests.support.processes import resident_kb
 from tests.support.wait import wait_until
 
 Connection = psycopg.Connection[Any]
@@ -60,20 +60,15 @@ def pages_of_a_look(connection: Connection) -> int:
     return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
 
 
-def resident_kb() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
-
-
 def check(durable: Durable, connection: Connection, nap: Any, many: int) -> None:
     put_to_sleep(connection, 10)
     few = pages_of_a_look(connection)
     put_to_sleep(connection, many - 10)
     assert pages_of_a_look(connection) <= few + 10, "a look at the timers costs more, the more there are"
     with durable.executor(threads=4) as executor:
-        before = resident_kb()
+        before = resident_kb(os.getpid())
         wait_until(lambda: 60 < executor.control.timers.due_in_s() < 4000, what="the timers to be known")
-        assert resident_kb() - before < 20_000, "what sleeps takes memory"
+        assert resident_kb(os.getpid()) - before < 20_000, "what sleeps takes memory"
         connection.execute("update dbdurable.wait set due = clock_timestamp()")
 
         def left() -> Any:
@@ -81,7 +76,7 @@ def check(durable: Durable, connection: Connection, nap: Any, many: int) -> None
 
         wait_until(lambda: left() == (0,), 20 + many / 100, "all to wake")
         executor.wait_idle(60)
-        assert resident_kb() - before < 60_000
+        assert resident_kb(os.getpid()) - before < 60_000
     awake = "select count(*), count(distinct output::text) from dbdurable.workflow where status = 'succeeded'"
     assert connection.execute(awake).fetchone() == (many, many)
     assert connection.execute("select count(*) from dbdurable.step").fetchone() == (many,)
