@@ -6,6 +6,9 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+
+import psycopg
 
 from dbdurable import Client
 from tests.benchmarks.contest import Opened, Run, Spent
@@ -82,6 +85,38 @@ def elsewhere(*, listens: bool) -> Opened:
             yield _results(client, IDLE_S if listens else IDLE_POLLING_S)
 
     return opened
+
+
+LATENESS = """
+    select extract(epoch from s.finished_at - (w.input ->> 'when')::timestamptz)::float8
+      from dbdurable.workflow w join dbdurable.step s on s.workflow_id = w.id
+     where w.name = 'alarm' and (w.input ->> 'when')::timestamptz >= %s order by 1
+"""
+APART_S, BEFORE_S = 0.2, 5.0
+
+
+@contextmanager
+def woken(url: str, lanes: int) -> Iterator[Run]:
+    """Sleepers that are due one after the other, nothing else to do: from the due time to the record that it is over.
+
+    Both times are the database's.
+    """
+    with (
+        durable.application(url) as app,
+        psycopg.connect(url, autocommit=True) as connection,
+        app.durable.executor(threads=4),
+    ):
+
+        def run(total: int) -> Spent:
+            ((now,),) = connection.execute("select clock_timestamp()").fetchall()
+            first = now + timedelta(seconds=BEFORE_S)
+            dues = [first + timedelta(seconds=APART_S * random.uniform(n, n + 1)) for n in range(total)]
+            for handle in app.durable.client.start_many([app.alarm.bind(due) for due in dues]):
+                handle.result(timeout=BEFORE_S + APART_S * total + 60)
+            samples = [late_s for (late_s,) in connection.execute(LATENESS, [first])]
+            return Spent({"waiting": sum(samples)}, samples=samples)
+
+        yield run
 
 
 @contextmanager

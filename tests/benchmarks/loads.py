@@ -201,6 +201,12 @@ RESULT_LOAD = Load(
     workflows, to("dbdurable, one process"), full=20, quick=3, warm_up=2, conditions=("near", "far"),
 )  # fmt: skip
 
+WAKING_LOAD = Load(
+    "waking", "an idle system: from the time that a sleep is due to the record that it is over", "sleepers",
+    (Contestant("dbdurable", "", latency.woken, durable.DONE, tables),),
+    workflows, to("dbdurable"), full=300, quick=3, warm_up=2, conditions=("near", "far"),
+)  # fmt: skip
+
 # ---- one workflow with many parts ----------------------------------------------------------------------------
 
 FAN_LOAD = Load(
@@ -252,6 +258,7 @@ LOADS = (
     BULK_LOAD,
     IDLE_LOAD,
     RESULT_LOAD,
+    WAKING_LOAD,
     FAN_LOAD,
     REPLAY_LOAD,
     RECOVERY_LOAD,

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from dbdurable import Batch, Completion, Durable, Handle, aio, errors, fan_out, gather, race, run_step
+from dbdurable import Batch, Completion, Durable, Handle, aio, errors, fan_out, gather, race, recv, run_step, sleep
 from tests.support.wait import wait_until
 
 
@@ -477,3 +477,49 @@ def test_a_record_that_comes_late_takes_its_place_when_it_is_adopted(
         assert connection.execute("select max(seq) from dbdurable.step").fetchone() == (4,)
         again(handle, connection)
         assert attempts[0] == attempts[1] == [0, 1, 2, 101]
+
+
+@pytest.mark.parametrize("colour", ["threads", "tasks"])
+def test_a_loser_that_waits_for_long_is_not_waited_for(
+    colour: str, durable: Durable, connection: psycopg.Connection[Any]
+) -> None:
+    """On a thread its frame has gone with the wait, and its clean-up with it; a task is cancelled where it waits."""
+
+    @durable.step
+    def note(what: str) -> str:
+        return what
+
+    def lose() -> None:
+        try:
+            recv("never")
+        finally:
+            note("cleaned up")
+
+    def win() -> str:
+        sleep(1.2)
+        return note("won")
+
+    async def alose() -> None:
+        try:
+            await aio.recv("never")
+        finally:
+            await note.aio("cleaned up")
+
+    async def awin() -> str:
+        await aio.sleep(1.2)
+        return await note.aio("won")
+
+    @durable.workflow
+    def threads() -> tuple[int, str | None]:
+        return race(lose, win)
+
+    @durable.workflow
+    async def tasks() -> tuple[int, str | None]:
+        return await aio.race(alose, awin)
+
+    with durable.executor():
+        handle = (threads if colour == "threads" else tasks.sync).start()
+        assert handle.result(timeout=20) == (1, "won")
+    notes = [step.path for step in handle.steps() if step.name == "note"]
+    assert notes == ([(1, 2, 2)] if colour == "threads" else [(1, 2, 2), (1, 1, 2)])
+    assert connection.execute("select from dbdurable.wait").fetchall() == []

@@ -479,6 +479,39 @@ def test_pause_stops_the_clock(durable: Durable, connection: Connection[Any]):
         assert handle.result(20) == after
 
 
+def test_pause_is_for_one_workflow_and_leaves_the_clocks_of_its_children(durable: Durable, connection: Connection[Any]):
+    @durable.workflow
+    def child() -> None:
+        recv("never")
+
+    @durable.workflow
+    def parent() -> None:
+        child.start()
+        recv("go")
+        child.start()
+        recv("never")
+
+    due = (
+        "select t.due from dbdurable.wait t join dbdurable.workflow w on w.id = t.workflow_id where t.kind = 'deadline'"
+    )
+    mine, theirs = f"{due} and w.name = 'parent'", f"{due} and w.name = 'child' order by w.id"
+    parked = "select count(*) from dbdurable.workflow where status = 'waiting'"
+    with durable.executor():
+        handle = parent.options(timeout=3600).start()
+        wait_until(lambda: connection.execute(parked).fetchall() == [(2,)])
+        before = connection.execute(theirs).fetchall()
+        assert before == connection.execute(mine).fetchall(), "a child's deadline is its parent's"
+        handle.pause()
+        connection.execute("update dbdurable.wait set remaining = remaining + interval '1 day' where due is null")
+        assert connection.execute(theirs).fetchall() == before
+        handle.resume()
+        handle.send("go", None)
+        wait_until(lambda: connection.execute(parked).fetchall() == [(3,)])
+        after = connection.execute(mine).fetchall()
+        assert connection.execute(theirs).fetchall() == before + after
+        assert after[0][0] - before[0][0] >= timedelta(days=1)
+
+
 @pytest.mark.parametrize("wrong", [-1, float("nan"), 1e12, timedelta(-1), "60", True])
 def test_timeouts_that_cannot_be(durable: Durable, connection: Connection[Any], wrong: Any):
     @durable.workflow

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from psycopg import AsyncConnection, Connection
@@ -126,6 +126,11 @@ class Application:
             await aio.sleep(timedelta(days=30))
             return n
 
+        @durable.workflow
+        def alarm(when: datetime) -> None:
+            dbdurable.sleep_until(when)
+
+        self.alarm = alarm
         self.ten, self.aten, self.outside, self.aoutside = ten, aten, outside, aoutside
         self.nothing, self.anothing, self.long, self.along = nothing, anothing, long, along
         self.fan, self.afan, self.achildren, self.sleeper = fan, afan, achildren, sleeper
