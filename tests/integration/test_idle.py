@@ -24,6 +24,17 @@ class Counts:
             self.by[threading.current_thread().name] += 1
 
 
+def count_at_rest(seam: Counts) -> tuple[Counter[str], float]:
+    """The flights of an executor that has nothing to do, by who makes them, and the seconds they were counted."""
+    # The pause between two looks grows from 20 ms to a second while nothing is found.
+    begun = seam.by["dbdurable-control"]
+    wait_until(lambda: seam.by["dbdurable-control"] >= begun + 14, 20, "the looks to slow down")
+    seam.by.clear()
+    since = time.monotonic()
+    wait_until(lambda: time.monotonic() - since >= SECONDS, SECONDS * 2)
+    return seam.by.copy(), time.monotonic() - since
+
+
 def test_an_idle_executor_makes_at_most_two_flights_a_second(database_url: str) -> None:
     """Beats and looks together, at default settings; upkeep rides with the looks."""
     durable = Durable(database_url)
@@ -36,13 +47,7 @@ def test_an_idle_executor_makes_at_most_two_flights_a_second(database_url: str) 
 
     with durable.executor():
         work.start().result(timeout=20)
-        # The pause between two looks grows from 20 ms to a second while nothing is found.
-        begun = seam.by["dbdurable-control"]
-        wait_until(lambda: seam.by["dbdurable-control"] >= begun + 14, 20, "the looks to slow down")
-        seam.by.clear()
-        since = time.monotonic()
-        wait_until(lambda: time.monotonic() - since >= SECONDS, SECONDS * 2)
-        counted, took_s = seam.by.copy(), time.monotonic() - since
+        counted, took_s = count_at_rest(seam)
     durable.close()
     print(f"flights of an idle executor in {took_s:.1f} s: {dict(counted)}")
     assert counted["dbdurable-control"] > 0, "void: it did not look"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import Any
 
 import psycopg
@@ -13,6 +14,7 @@ from dbdurable import Durable, sleep
 from dbdurable._executor.timers import BATCH_MAX
 from dbdurable._sql.claim import CLAIM_PLAN
 from dbdurable._sql.wait import WAKE_DUE
+from tests.integration.test_idle import FLIGHTS_PER_S_MAX, Counts, count_at_rest
 from tests.support.processes import resident_kb
 from tests.support.wait import wait_until
 
@@ -60,7 +62,7 @@ def pages_of_a_look(connection: Connection) -> int:
     return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
 
 
-def check(durable: Durable, connection: Connection, nap: Any, many: int) -> None:
+def check(durable: Durable, connection: Connection, nap: Any, many: int, seam: Counts | None = None) -> None:
     put_to_sleep(connection, 10)
     few = pages_of_a_look(connection)
     put_to_sleep(connection, many - 10)
@@ -68,14 +70,20 @@ def check(durable: Durable, connection: Connection, nap: Any, many: int) -> None
     with durable.executor(threads=4) as executor:
         before = resident_kb(os.getpid())
         wait_until(lambda: 60 < executor.control.timers.due_in_s() < 4000, what="the timers to be known")
+        if seam is not None:
+            counted, took_s = count_at_rest(seam)
+            print(f"{many} asleep: {resident_kb(os.getpid())} kB, {counted.total()} flights in {took_s:.1f} s")
+            assert 0 < counted.total() <= FLIGHTS_PER_S_MAX * took_s + 2, "more than an executor without sleepers"
         assert resident_kb(os.getpid()) - before < 20_000, "what sleeps takes memory"
         connection.execute("update dbdurable.wait set due = clock_timestamp()")
+        since = time.monotonic()
 
         def left() -> Any:
             return connection.execute("select count(*) from dbdurable.wait").fetchone()
 
         wait_until(lambda: left() == (0,), 20 + many / 100, "all to wake")
         executor.wait_idle(60)
+        print(f"{many} woken in {time.monotonic() - since:.0f} s: {resident_kb(os.getpid())} kB")
         assert resident_kb(os.getpid()) - before < 60_000
     awake = "select count(*), count(distinct output::text) from dbdurable.workflow where status = 'succeeded'"
     assert connection.execute(awake).fetchone() == (many, many)
@@ -89,7 +97,8 @@ def test_a_thousand_sleepers(durable: Durable, connection: Connection, nap: Any)
 @pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_very_many_sleepers(durable: Durable, connection: Connection, nap: Any) -> None:
-    check(durable, connection, nap, MANY)
+    durable._runtime.database.seam = seam = Counts()
+    check(durable, connection, nap, MANY, seam)
 
 
 def test_due_timers_are_rung_in_bounded_batches(durable: Durable, connection: Connection) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from psycopg import AsyncConnection, Connection
 
-from dbdurable import Durable, Status, aio, fan_out
+from dbdurable import Durable, Status, aio, fan_out, sleep_until
 from tests.benchmarks.contest import STEPS, Opened, Run, Spent
 from tests.benchmarks.lanes import on_tasks, on_threads
 from tests.benchmarks.workers import Shift
@@ -128,7 +128,7 @@ class Application:
 
         @durable.workflow
         def alarm(when: datetime) -> None:
-            dbdurable.sleep_until(when)
+            sleep_until(when)
 
         self.alarm = alarm
         self.ten, self.aten, self.outside, self.aoutside = ten, aten, outside, aoutside
