@@ -19,7 +19,7 @@ from dbdurable._core.names import check_name
 from dbdurable._core.retry import as_retry, duration_s
 from dbdurable._executor.calls import Invocation, durable_call, flow_of, require_own_thread
 from dbdurable._executor.definition import Definition
-from dbdurable._executor.runtime import Runtime, check_blocking
+from dbdurable._executor.runtime import check_blocking, runtime_of
 from dbdurable._executor.where import body_frame
 from dbdurable._protocol.frame import (
     StepFrame,
@@ -162,7 +162,7 @@ def current_workflow() -> CurrentWorkflow:
         name=workflow.name,
         key=workflow.key,
         attempt=workflow.attempt,
-        deadline=None if workflow.deadline is None else workflow.deadline + frame_runtime(workflow).passed.total,
+        deadline=None if workflow.deadline is None else workflow.deadline + runtime_of(workflow).passed.total,
         replaying=is_replaying(),
     )
 
@@ -201,7 +201,7 @@ def now() -> datetime:
         NotInWorkflow: It was called in a step, or outside of a workflow: use `datetime.now(UTC)` there.
     """
     frame = _position("now", "datetime.now(UTC)")
-    return at(frame_runtime(frame).passed.told_us(frame.now_us))
+    return at(runtime_of(frame).passed.told_us(frame.now_us))
 
 
 def uuid4() -> UUID:
@@ -268,7 +268,7 @@ def run_step(
     check_blocking("run_step(...)", "await aio.run_step(...)")
     require_own_thread(frame, "run_step(...)")
     this = durable_call(_inline(frame, name, fn, retry, timeout, is_async=False), frame)
-    return cast(R, frame_runtime(frame).drive(flow_of(this), False, this))
+    return cast(R, runtime_of(frame).drive(flow_of(this), False, this))
 
 
 def arun_step(
@@ -284,7 +284,7 @@ def arun_step(
         return fn()
     frame = _body("aio.run_step")
     this = durable_call(_inline(frame, name, fn, retry, timeout, is_async=True), frame)
-    return cast("Awaitable[R]", frame_runtime(frame).adrive(flow_of(this), True, this))
+    return cast("Awaitable[R]", runtime_of(frame).adrive(flow_of(this), True, this))
 
 
 def _body(call: str) -> WorkflowFrame:
@@ -293,11 +293,6 @@ def _body(call: str) -> WorkflowFrame:
         inside=": there it would record nothing. Call it in the body of the workflow",
         outside=": nothing would be recorded. Decorate the caller with @durable.workflow, or call the function itself",
     )
-
-
-def frame_runtime(frame: WorkflowFrame) -> Runtime:
-    """The application that runs the attempt."""
-    return cast(Runtime, frame.runtime)
 
 
 def _inline(
@@ -319,4 +314,4 @@ def _inline(
         timeout_s=None if timeout is None else duration_s(timeout, "timeout="),
     )
     definition.__dict__["hints"] = {}  # a lambda's annotations say nothing worth resolving
-    return Invocation(frame_runtime(frame), definition, (), {}, {})
+    return Invocation(runtime_of(frame), definition, (), {}, {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
-from typing import Any, TypeAlias, TypeVar, cast, overload
+from typing import Any, TypeAlias, TypeVar, overload
 
 from dbdurable._core.codec import UNTYPED
 from dbdurable._core.retry import duration_s
@@ -14,7 +14,7 @@ from dbdurable._core.tally import Tally
 from dbdurable._core.whole import whole_number
 from dbdurable._executor import task_branches, thread_branches
 from dbdurable._executor.calls import place_of, require_own_thread
-from dbdurable._executor.runtime import Runtime, check_blocking
+from dbdurable._executor.runtime import check_blocking, runtime_of
 from dbdurable._executor.where import body_frame
 from dbdurable._protocol.frame import WorkflowFrame
 from dbdurable._protocol.wait import sleep
@@ -293,9 +293,9 @@ def _won(index: int, value: Any, calls: tuple[Any, ...], timeout: Duration | Non
 
 def _wait(frame: WorkflowFrame, timeout_s: float) -> None:
     this = place_of(frame, "timeout", "sleep", UNTYPED, timeout_s)
-    cast(Runtime, frame.runtime).drive(sleep(this, timeout_s), None, this)
+    runtime_of(frame).drive(sleep(this, timeout_s), None, this)
 
 
 async def _await(frame: WorkflowFrame, timeout_s: float) -> None:
     this = place_of(frame, "timeout", "sleep", UNTYPED, timeout_s)
-    await cast(Runtime, frame.runtime).adrive(sleep(this, timeout_s), None, this)
+    await runtime_of(frame).adrive(sleep(this, timeout_s), None, this)

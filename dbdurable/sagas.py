@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import ParamSpec, Protocol, cast
+from typing import ParamSpec, Protocol
 
 from dbdurable._executor.calls import require_own_thread
-from dbdurable._executor.runtime import Runtime, check_blocking
+from dbdurable._executor.runtime import check_blocking, runtime_of
 from dbdurable._executor.undo import Undo, aroll_back, roll_back, undo_of
 from dbdurable._executor.where import body_frame
 from dbdurable._protocol import frame as frames
@@ -42,7 +42,7 @@ class _Saga:
 
     def undo(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """See `Saga.undo`."""
-        self.undos.append(undo_of(cast(Runtime, self._frame.runtime), fn, args, kwargs))
+        self.undos.append(undo_of(runtime_of(self._frame), fn, args, kwargs))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from dbdurable._core.retry import duration_s
 from dbdurable._core.show import shown
 from dbdurable._core.whole import whole_number
 from dbdurable._executor.exchange import NOTHING, heard
-from dbdurable._executor.runtime import Runtime
+from dbdurable._executor.runtime import runtime_of
 from dbdurable._executor.starts import workflow_id
 from dbdurable._executor.talk import adrive, drive, note_event, note_progress, place, speaker
 from dbdurable._io.borrow import arun_in, run_in
@@ -98,7 +98,7 @@ def asleep_until(when: datetime, /) -> Awaitable[None]:
 
 def _by_the_database(this: DurableCall, when: datetime) -> datetime:
     """The same time by the database's clock, of which a test's is ahead."""
-    return when - cast(Runtime, this.frame.runtime).passed.total
+    return when - runtime_of(this.frame).passed.total
 
 
 def _aware(when: object, call: str) -> datetime:
@@ -220,7 +220,7 @@ async def _aput(inside: StepFrame, name: str, text: str) -> None:
 
 def _put(inside: StepFrame, name: str, text: str) -> tuple[str, tuple[Any, ...], str]:
     assert inside.workflow is not None
-    database = cast(Runtime, inside.workflow.runtime).database
+    database = runtime_of(inside.workflow).database
     return database.text(PUT_EVENT), (inside.workflow_id, name, text), database.schema
 
 

@@ -305,6 +305,11 @@ def _taken(carried: tuple[R | None, asyncio.CancelledError | None]) -> R:
 _PSYCOPG = PsycopgSource()
 
 
+def runtime_of(frame: WorkflowFrame) -> Runtime:
+    """The application that runs the attempt; the protocol does not know what it is."""
+    return cast(Runtime, frame.runtime)
+
+
 def check_blocking(name: str, write: str) -> None:
     """Raises WrongColour for a blocking call on a running event loop, except on a notebook's own."""
     try:

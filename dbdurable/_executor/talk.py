@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from dbdurable._core.codec import UNTYPED, ValueCodec
 from dbdurable._executor.calls import on_a_loop, place_of, require_own_thread
-from dbdurable._executor.runtime import Runtime, check_blocking
+from dbdurable._executor.runtime import Runtime, check_blocking, runtime_of
 from dbdurable._executor.where import body_frame
 from dbdurable._protocol.call import DurableCall
 from dbdurable._protocol.effects import Flow
@@ -30,7 +30,7 @@ def speaker(call: str) -> Runtime:
     """The application in whose workflow, step or transaction the code stands; raises NotInWorkflow elsewhere."""
     workflow = workflow_here()
     if workflow is not None:
-        return cast(Runtime, workflow.runtime)
+        return runtime_of(workflow)
     raise NotInWorkflow(f"{call}(...) was called outside of a workflow: there, write `handle.send(topic, value)`")
 
 
@@ -55,7 +55,7 @@ def drive(this: DurableCall, flow: Flow[Any], call: str) -> Any:
     """Runs it for `def` code."""
     frame = this.frame
     check_own(frame, call)
-    return cast(Runtime, frame.runtime).drive(flow, None, this)
+    return runtime_of(frame).drive(flow, None, this)
 
 
 def check_own(frame: WorkflowFrame, call: str) -> None:
@@ -68,7 +68,7 @@ def check_own(frame: WorkflowFrame, call: str) -> None:
 
 def adrive(this: DurableCall, flow: Flow[Any], call: str) -> Coroutine[Any, Any, Any]:
     """Runs it for `async def` code; a coroutine that is never awaited is named when the body ends."""
-    return awaited(cast(Runtime, this.frame.runtime), (flow, None, this), this.frame, f"aio.{call}")
+    return awaited(runtime_of(this.frame), (flow, None, this), this.frame, f"aio.{call}")
 
 
 def awaited(

@@ -21,9 +21,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from psycopg.conninfo import conninfo_to_dict
+
+from tests.support.urls import through_socket
 
 CHUNK = 1 << 16
 PORT = 5432
@@ -135,11 +136,7 @@ class Door:
 
     def url_of(self, url: str) -> str:
         """The same database, through the door."""
-        said: dict[str, Any] = dict(conninfo_to_dict(url))
-        login = quote(said.get("user") or "postgres", safe="")
-        if said.get("password"):
-            login += f":{quote(said['password'], safe='')}"
-        return f"postgresql://{login}@/{said['dbname']}?host={quote(self._directory, safe='')}&port={PORT}"
+        return through_socket(url, self._directory)
 
     def traffic(self) -> Traffic:
         """Everything that went through until now."""

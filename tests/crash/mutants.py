@@ -70,11 +70,8 @@ def keep_epoch() -> None:
 def overwrite_records() -> None:
     """Whoever writes last is right: the primary key decides nothing any more."""
     remove_fence()
-    step.RECORD_IN_TRANSACTION.text = (  # type: ignore[assignment]
-        step.RECORD_IN_TRANSACTION.text.replace(
-            "    returning", "on conflict (workflow_id, path) do update set output = excluded.output returning"
-        )
-    )
+    overwrite = "on conflict (workflow_id, path) do update set output = excluded.output returning"
+    replace(step.RECORD_IN_TRANSACTION, "    returning", overwrite)
 
 
 def ignore_status() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +69,15 @@ def check_same(golden: Traces, found: Traces) -> None:
         ("effects of steps, and how many keys", _count_keys(found), _count_keys(golden)),
     ]:
         assert have == want, f"{what}: {have} instead of {want}"
+
+
+@contextmanager
+def blamed_on(what: str) -> Iterator[None]:
+    """What fails inside says of what it is: of many runs, the fault of this one."""
+    try:
+        yield
+    except AssertionError as difference:
+        raise AssertionError(f"{what}: {difference}") from difference
 
 
 def _without_attempts(steps: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

@@ -14,11 +14,11 @@ import struct
 import tempfile
 import threading
 from collections import Counter
-from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
 
 from psycopg.conninfo import conninfo_to_dict
+
+from tests.support.urls import through_socket
 
 READY = b"Z"
 BACKEND_KEY = b"K"
@@ -35,10 +35,7 @@ class Proxy:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(f"{self._directory}/.s.PGSQL.5432")
         self._listener.listen(100)
-        login = quote(said.get("user") or "postgres", safe="")
-        if said.get("password"):
-            login += f":{quote(said['password'], safe='')}"
-        self.url = f"postgresql://{login}@/{said['dbname']}?host={quote(self._directory, safe='')}&port=5432"
+        self.url = through_socket(url, self._directory)
         self._lock = threading.Lock()
         self._doomed: set[int] = set()
         self.round_trips: Counter[int] = Counter()
@@ -88,7 +85,7 @@ class Proxy:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._listener.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 

@@ -9,7 +9,7 @@ from dbdurable.testing.crash import Point
 from tests.crash.actors import Job, inject, run
 from tests.crash.conftest import Note
 from tests.crash.faults import of_programs, sample
-from tests.crash.oracle import check_house, check_same, traces
+from tests.crash.oracle import blamed_on, check_house, check_same, traces
 from tests.crash.programs import PROGRAMS
 from tests.crash.proxy import Proxy
 
@@ -55,12 +55,10 @@ def break_at(
         job = Job(proxy.url if action == "lose" else url, program, idle=True, keyed=keyed)
         runs = inject(job, chosen, action, at_once=1, proxy=proxy)
     for it in runs:
-        try:
+        with blamed_on(f"{action} at {it.at}"):
             assert it.report.exitcode == 0, it.report.error
             assert it.report.results[it.run] == golden.results["golden"], "result"
             check_same(traces(connection, "golden"), traces(connection, it.run))
-        except AssertionError as difference:
-            raise AssertionError(f"{action} at {it.at}: {difference}") from difference
     check_house(connection)
     return chosen, every
 

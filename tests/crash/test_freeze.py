@@ -17,7 +17,7 @@ from dbdurable.testing.crash import Point
 from tests.crash.actors import Actor, Job, Report, acting, run
 from tests.crash.conftest import Note
 from tests.crash.faults import of_programs, sample
-from tests.crash.oracle import check_house, check_same, expire_all, is_mid_flight, traces
+from tests.crash.oracle import blamed_on, check_house, check_same, expire_all, is_mid_flight, traces
 from tests.crash.programs import PROGRAMS
 from tests.support.wait import wait_until
 
@@ -148,15 +148,13 @@ def freeze_at(
             if meanwhile is pause:
                 _resume_once_over(connection, name, since)
             report = zombie.end()
-        try:
+        with blamed_on(f"frozen at {at}"):
             check_fenced(connection, name, since, epoch)
             if meanwhile is cancel:
                 assert "WorkflowCancelled" in (report.error or ""), report.error
                 check_no_effect_without_record(connection, name)
             else:
                 check_as_golden(connection, name, report, golden)
-        except AssertionError as difference:
-            raise AssertionError(f"frozen at {at}: {difference}") from difference
     check_all_done(url, connection, program)
     return tried, every
 
@@ -234,10 +232,8 @@ def overtake_at(
             assert rescued.results.get(name) == golden.results["golden"], rescued.error
             zombie.thaw()
             report = zombie.end()
-        try:
+        with blamed_on(f"frozen at {at}"):
             check_as_golden(connection, name, report, golden)
-        except AssertionError as difference:
-            raise AssertionError(f"frozen at {at}: {difference}") from difference
     check_all_done(url, connection, program)
     return tried, every
 

@@ -9,7 +9,7 @@ from dbdurable.testing.crash import Point
 from tests.crash.actors import Injected, Job, Report, inject, run
 from tests.crash.conftest import Note
 from tests.crash.faults import of_programs, sample
-from tests.crash.oracle import NOTHING, check_house, check_killed, check_same, expire_all, traces
+from tests.crash.oracle import NOTHING, blamed_on, check_house, check_killed, check_same, expire_all, traces
 from tests.crash.programs import PROGRAMS
 
 
@@ -45,11 +45,9 @@ def check_rescued(connection: psycopg.Connection, rescued: Report, golden: Repor
     """Every victim's run ended as the golden one did."""
     assert rescued.exitcode == 0, rescued.error
     for victim in victims:
-        try:
+        with blamed_on(f"killed at {victim.at}"):
             assert rescued.results[victim.run] == golden.results["golden"], "result"
             check_same(traces(connection, "golden"), traces(connection, victim.run))
-        except AssertionError as difference:
-            raise AssertionError(f"killed at {victim.at}: {difference}") from difference
     check_house(connection)
 
 
@@ -79,10 +77,8 @@ def test_killed_without_a_key_it_is_done_by_others_or_never_was(
     for victim in victims:
         found = traces(prepared, victim.run)
         if found != NOTHING:
-            try:
+            with blamed_on(f"killed at {victim.at}"):
                 check_same(expected, found)
-            except AssertionError as difference:
-                raise AssertionError(f"killed at {victim.at}: {difference}") from difference
     check_house(prepared)
     points_tried(f"{program} without key", "kill", chosen, len(every))
 
