@@ -29,6 +29,7 @@ from dbdurable._io.connect import (
 from dbdurable._io.door import Door
 from dbdurable._io.guard import AsyncStepConnection, Session, StepConnection
 from dbdurable._io.migrate import check, migrate
+from dbdurable._io.opening import AsyncStepCursor, StepCursor
 from dbdurable._io.pool import AsyncPool, OwnConnection, Pool, born
 from dbdurable._io.riders import AsyncRiders, Riders
 from dbdurable._io.seam import Seam
@@ -177,6 +178,7 @@ class Database:
             connection = StepConnection.connect(url, autocommit=True, **{**connect_kwargs(url), **kwargs})
             try:
                 self._introduce(connection, session_setup(connection))
+                connection.cursor_factory = StepCursor
             except BaseException:
                 connection.pgconn.finish()
                 raise
@@ -191,6 +193,7 @@ class Database:
             connection = await AsyncStepConnection.connect(url, autocommit=True, **connect_kwargs(url))
             try:
                 self._introduce(connection, await async_session_setup(connection))
+                connection.cursor_factory = AsyncStepCursor
             except BaseException:
                 connection.pgconn.finish()
                 raise

@@ -1,4 +1,4 @@
-"""What the library sends, each in one write: BEGIN ahead of a body, its record with COMMIT, a service's flight.
+"""What the library sends, each in one write: the record of a step with COMMIT, a service's flight.
 
 All are driven by the connection's `wait`, below its cursors: a cursor costs more than BEGIN itself, and
 psycopg's own pipeline mode sends statement by statement. What went out in one write the server carries to its
@@ -8,6 +8,7 @@ fails leaves the rest unexecuted: the server skips to the end of the pipeline.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Sequence
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -23,48 +24,15 @@ Statements: TypeAlias = Sequence[tuple[str, str, tuple[Any, ...]]]
 _COMMIT = b"commit"
 
 
-def send_begin(connection: Any, isolation: str | None, path: str) -> None:
-    """Sends BEGIN, and notes the step's path in the transaction for its record to compare; waits for no answer.
-
-    The server works on it while Python makes its way to the user's first statement; `opened` reads the answer.
-    """
-    level = f" isolation level {isolation}" if isolation else ""
-    pgconn: PGconn = connection.pgconn
-    pgconn.send_query(f"begin{level}; set local dbdurable.step = '{path}'".encode())
-    pgconn.flush()
-    connection.opening = True
-
-
-def opened(connection: Any) -> Generator[Any, Any, None]:
-    """Reads the answer to BEGIN: before anything else is sent."""
-    connection.opening = False
-    pgconn: PGconn = connection.pgconn
-    yield from generators.send(pgconn)
-    for result in (yield from generators.fetch_many(pgconn)):
-        if result.status == ExecStatus.FATAL_ERROR:
-            raise errors.error_from_result(result, encoding=connection.info.encoding)
-    check_writable(connection)
-
-
-def check_writable(connection: Any) -> None:
-    """Raises ReadOnlySqlTransaction when the transaction that has just begun can write nothing, and hangs up.
-
-    The server reports both settings by itself; a pooler does not.
-    """
-    pgconn: PGconn = connection.pgconn
-    if b"on" in (pgconn.parameter_status(b"default_transaction_read_only"), pgconn.parameter_status(b"in_hot_standby")):
-        pgconn.finish()
-        raise errors.ReadOnlySqlTransaction("the server takes no writes")
-
-
 def record_and_commit(connection: Any, records: Statements) -> Generator[Any, Any, tuple[str, int | None]]:
-    """Sends the records and COMMIT, then reads all answers.
+    """Sends the records and COMMIT, then reads all answers. Where nothing was executed yet, BEGIN goes in front.
 
     Returns COMMIT's command tag, and the number that the last record returned: when it was written.
 
     Raises the psycopg error of whichever failed; the transaction is then in error, or over.
     """
-    results = yield from _fly(connection, records, _COMMIT)
+    opening, connection.opening = connection.opening, None
+    results = yield from _fly(connection, records, opening or (), (_COMMIT,))
     *_, record, ended = results
     written_us = record.get_value(0, 0) if record.ntuples else None
     return (ended.command_status or b"").decode(), None if written_us is None else int(written_us)
@@ -75,7 +43,7 @@ def fly(connection: Any, statements: Statements) -> Generator[Any, Any, list[lis
 
     Outside of a transaction a pipeline is one by itself: all of its statements commit at its end, or none.
     """
-    results = yield from _fly(connection, statements, None)
+    results = yield from _fly(connection, statements)
     transformer, answers = Transformer(connection), []
     for result in results:
         rows: list[tuple[Any, ...]] = []
@@ -86,8 +54,10 @@ def fly(connection: Any, statements: Statements) -> Generator[Any, Any, list[lis
     return answers
 
 
-def _fly(connection: Any, statements: Statements, last: bytes | None) -> Generator[Any, Any, list[PGresult]]:
-    """One write, one answer: the result of each statement, and of `last`.
+def _fly(
+    connection: Any, statements: Statements, first: Sequence[bytes] = (), last: Sequence[bytes] = ()
+) -> Generator[Any, Any, list[PGresult]]:
+    """One write, one answer: the result of each statement; `first` and `last` are commands around them.
 
     A statement is prepared on the connection's first use of it, unless a pooler stands between. That goes out in
     front, as an exchange of its own: libpq hands the kernel 8 kB at a time, texts are long, and a process that is
@@ -97,23 +67,22 @@ def _fly(connection: Any, statements: Statements, last: bytes | None) -> Generat
     known: set[str] | None = connection.prepared
     values = [[_text(value) for value in params] for _, _, params in statements]  # all, before anything is sent
     texts = {} if known is None else {name: text for name, text, _ in statements if name not in known}
-    answers: list[str | None] = []  # what each answer is to: a statement that is being prepared, or something else
+    preparing = deque(texts)  # what the next answers are to
     pgconn.enter_pipeline_mode()
     for name, text in texts.items():
         pgconn.send_prepare(name.encode(), text.encode())
-        answers.append(name)
     if texts:
         pgconn.pipeline_sync()
         yield from generators.send(pgconn)
+    for command in first:
+        pgconn.send_query_params(command, None)
     for (name, text, _), parameters in zip(statements, values, strict=True):
         if known is None:
             pgconn.send_query_params(text.encode(), parameters)
         else:
             pgconn.send_query_prepared(name.encode(), parameters)
-        answers.append(None)
-    if last is not None:
-        pgconn.send_query_params(last, None)
-        answers.append(None)
+    for command in last:
+        pgconn.send_query_params(command, None)
     pgconn.pipeline_sync()
     yield from generators.send(pgconn)
     ends = 2 if texts else 1
@@ -127,15 +96,15 @@ def _fly(connection: Any, statements: Statements, last: bytes | None) -> Generat
             ends -= 1
             if not ends:
                 break
-            answers = [None] * len(statements)  # after an error the rest of what was taught had no answer
+            preparing.clear()  # after an error the rest of what was taught had no answer
             continue
-        preparing = answers.pop(0) if answers else None
+        taught = preparing.popleft() if preparing else None
         if result.status == ExecStatus.FATAL_ERROR:
             failed = failed or result
-        elif preparing is None:
+        elif taught is None:
             results.append(result)
         elif known is not None and result.status == ExecStatus.COMMAND_OK:
-            known.add(preparing)  # no rollback undoes it: not even when the statement is refused
+            known.add(taught)  # no rollback undoes it: not even when the statement is refused
     pgconn.exit_pipeline_mode()
     if failed is not None:
         error = errors.error_from_result(failed, encoding=connection.info.encoding)
@@ -149,17 +118,22 @@ def _fly(connection: Any, statements: Statements, last: bytes | None) -> Generat
 
 def _text(value: Any) -> bytes | None:
     """A parameter in PostgreSQL's text format; its type is the statement's cast."""
+    kind = type(value)
+    if kind is str:
+        if "\0" in value:
+            raise DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+        return value.encode()  # type: ignore[no-any-return]
+    if kind is int:
+        return b"%d" % value
+    if kind is UUID:
+        return value.hex.encode()  # type: ignore[no-any-return]
     if value is None:
         return None
     if isinstance(value, str):
-        if "\0" in value:
-            raise DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
-        return value.encode()
-    if type(value) is UUID:
-        return value.hex.encode()
-    if type(value) is list:
+        return _text(str(value))
+    if kind is list:
         return b"{%s}" % b",".join([_element(element) for element in value])
-    if type(value) is bytes:
+    if kind is bytes:
         return b"\\x%s" % value.hex().encode()
     return str(value).encode()
 

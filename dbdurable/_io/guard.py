@@ -9,12 +9,14 @@ from __future__ import annotations
 import select
 from collections.abc import Generator
 from datetime import datetime
+from types import CodeType
 from typing import Any, NoReturn
 
 import psycopg
 from psycopg.abc import RV, PQGen
 
-from dbdurable._io.flight import opened
+from dbdurable._io.flight import record_and_commit
+from dbdurable._io.opening import OPENS, Opening, opened
 from dbdurable._io.seam import Seam
 from dbdurable.errors import NotInTransaction
 
@@ -28,13 +30,21 @@ def refuse(call: str, step: str, savepoint: str = "connection.transaction()") ->
     )
 
 
+_SEE_TO_BEGIN = frozenset({OPENS, record_and_commit.__code__})
+"""Generators that send BEGIN along with their own; in front of all others it gets an exchange of its own."""
+
+
+def _code_of(gen: object) -> CodeType | None:
+    return getattr(gen, "gi_code", None)
+
+
 class Session:
     """What is known of the session behind a connection; mixed into psycopg's two classes."""
 
     step: str | None = None
     seam: Seam | None = None
-    opening: bool = False
-    """BEGIN was sent and its answer not read yet."""
+    opening: Opening | None = None
+    """The transaction that the next statement opens."""
     backend: tuple[int, datetime] | None = None
     """The server's process and its start; None behind a pooler, where the next statement may meet another one."""
     prepared: set[str] | None = None
@@ -75,7 +85,7 @@ class StepConnection(Session, psycopg.Connection[Any]):
 
     def wait(self, gen: Generator[Any, Any, RV], *args: Any, **kwargs: Any) -> RV:
         """Every exchange of a sync connection passes here: where a seam numbers the user's statements."""
-        if self.opening:
+        if self.opening is not None and _code_of(gen) not in _SEE_TO_BEGIN:
             super().wait(opened(self))
         if self.seam is None or self.step is None:
             return super().wait(gen, *args, **kwargs)
@@ -108,7 +118,7 @@ class AsyncStepConnection(Session, psycopg.AsyncConnection[Any]):
 
     async def wait(self, gen: Generator[Any, Any, RV], *args: Any, **kwargs: Any) -> RV:
         """Every exchange of an async connection passes here."""
-        if self.opening:
+        if self.opening is not None and _code_of(gen) not in _SEE_TO_BEGIN:
             await super().wait(opened(self))
         if self.seam is None or self.step is None:
             return await super().wait(gen, *args, **kwargs)

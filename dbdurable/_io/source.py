@@ -15,8 +15,9 @@ from psycopg.rows import RowFactory, dict_row, tuple_row
 from dbdurable._core.control import Torn
 from dbdurable._io.database import Database
 from dbdurable._io.faults import ABORTED, is_lost
-from dbdurable._io.flight import Statements, opened, record_and_commit, send_begin
+from dbdurable._io.flight import Statements, record_and_commit
 from dbdurable._io.guard import AsyncStepConnection, StepConnection
+from dbdurable._io.opening import AsyncStepCursor, StepCursor, opening_of
 from dbdurable.errors import NotInTransaction
 
 ISOLATION_LEVELS = ("read committed", "repeatable read", "serializable")
@@ -82,7 +83,7 @@ class Source(Protocol):
         """Opens a transaction for `async def` code."""
 
 
-def check_open(status: TransactionStatus, step: str) -> None:
+def check_open(status: int, step: str) -> None:
     """Raises unless the transaction that a step was given is still open and can commit."""
     if status == TransactionStatus.INTRANS:
         return
@@ -90,9 +91,10 @@ def check_open(status: TransactionStatus, step: str) -> None:
         raise NotInTransaction(f"transaction {step}: {ABORTED}")
     if status == TransactionStatus.IDLE:
         raise Torn(f"transaction {step} ended its own transaction")
+    left = TransactionStatus(status).name.lower()
     raise NotInTransaction(
-        f"transaction {step} left its connection {status.name.lower()}: a statement, cursor or pipeline of it "
-        "is still running; wait for its end before returning"
+        f"transaction {step} left its connection {left}: a statement, cursor or pipeline of it is still running; "
+        "wait for its end before returning"
     )
 
 
@@ -113,9 +115,8 @@ class _SyncPsycopgUnit:
         self.connection.step = None
 
     def settle(self) -> None:
-        if self.connection.opening:  # the body sent no statement
-            self.connection.wait(opened(self.connection))
-        check_open(self.connection.info.transaction_status, self._step)
+        if self.connection.opening is None:  # else the body sent no statement
+            check_open(self.connection.pgconn.transaction_status, self._step)
 
     def commit(self, records: Statements) -> int | None:
         connection = self.connection
@@ -128,7 +129,7 @@ class _SyncPsycopgUnit:
 
     def rollback(self) -> bool:
         connection = self.connection
-        connection.step = None
+        connection.step = connection.opening = None
         try:
             if connection.info.transaction_status != TransactionStatus.IDLE:
                 connection.rollback()
@@ -143,7 +144,7 @@ class _SyncPsycopgUnit:
         self.connection.cancel_safe(timeout=1.0)
 
     def _release(self) -> None:
-        self.connection.row_factory = tuple_row
+        self.connection.row_factory, self.connection.cursor_factory = tuple_row, StepCursor
         self._database.pool.putconn(self.connection)
 
 
@@ -164,9 +165,8 @@ class _AsyncPsycopgUnit:
         self.connection.step = None
 
     async def settle(self) -> None:
-        if self.connection.opening:  # the body sent no statement
-            await self.connection.wait(opened(self.connection))
-        check_open(self.connection.info.transaction_status, self._step)
+        if self.connection.opening is None:  # else the body sent no statement
+            check_open(self.connection.pgconn.transaction_status, self._step)
 
     async def commit(self, records: Statements) -> int | None:
         connection = self.connection
@@ -179,7 +179,7 @@ class _AsyncPsycopgUnit:
 
     async def rollback(self) -> bool:
         connection = self.connection
-        connection.step = None
+        connection.step = connection.opening = None
         try:
             if connection.info.transaction_status != TransactionStatus.IDLE:
                 await connection.rollback()
@@ -191,7 +191,7 @@ class _AsyncPsycopgUnit:
         return alive
 
     async def _release(self) -> None:
-        self.connection.row_factory = tuple_row
+        self.connection.row_factory, self.connection.cursor_factory = tuple_row, AsyncStepCursor
         await self._pool.putconn(self.connection)
 
 
@@ -206,14 +206,9 @@ class PsycopgSource:
     def begin(self, database: Database, isolation: str | None, row_factory: Any, path: str, step: str) -> SyncUnit:
         """Takes a connection of the pool and begins."""
         connection = database.pool.getconn()
-        unit = _SyncPsycopgUnit(database, connection, step)
-        try:
-            send_begin(connection, isolation, path)
-        except BaseException:
-            unit.rollback()
-            raise
+        connection.opening = opening_of(isolation, path)
         connection.row_factory = row_factory or tuple_row
-        return unit
+        return _SyncPsycopgUnit(database, connection, step)
 
     async def abegin(
         self, database: Database, isolation: str | None, row_factory: Any, path: str, step: str
@@ -221,14 +216,9 @@ class PsycopgSource:
         """The same for `async def`."""
         pool = await database.async_pool()
         connection = await pool.getconn()
-        unit = _AsyncPsycopgUnit(pool, connection, step)
-        try:
-            send_begin(connection, isolation, path)
-        except BaseException:
-            await unit.rollback()
-            raise
+        connection.opening = opening_of(isolation, path)
         connection.row_factory = row_factory or tuple_row
-        return unit
+        return _AsyncPsycopgUnit(pool, connection, step)
 
 
 def row_factory_of(annotation: Any) -> RowFactory[Any] | None:

@@ -26,8 +26,9 @@ from psycopg import AsyncCursor, AsyncRawCursor, Cursor, RawCursor
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-from dbdurable._io.flight import Statements, check_writable
+from dbdurable._io.flight import Statements
 from dbdurable._io.guard import refuse
+from dbdurable._io.opening import check_writable
 from dbdurable._io.source import AsyncUnit, SyncUnit, check_open
 from dbdurable._sql.step import NOTE_STEP
 from dbdurable.errors import BadConfiguration, NotInTransaction

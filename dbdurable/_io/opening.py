@@ -1,0 +1,135 @@
+"""How BEGIN travels: in one write with the first statement of the body, so that a step waits for it only once.
+
+A connection that is to open a transaction keeps that to itself (`opening`) until something is executed on it. A
+statement with parameters goes out behind BEGIN in a pipeline that is closed by the same write: the server ends it
+"idle in transaction", as if each had been sent alone. Everything else (several statements in one text, COPY,
+psycopg's own pipelines) gets an exchange for BEGIN in front, as psycopg itself does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, Final, NamedTuple
+
+import psycopg
+from psycopg import errors, generators
+from psycopg._cursor_base import BaseCursor  # a part of psycopg that it may change: see _HOOKED
+from psycopg._preparing import Prepare
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGconn
+
+_READABLE: Final = 1  # psycopg.waiting.Ready.R, without an enum's price
+
+
+class Opening(NamedTuple):
+    """A transaction that is to be opened."""
+
+    begin: bytes
+    note: bytes
+    """Notes the step's path in it, for its record to compare."""
+
+
+def opening_of(isolation: str | None, path: str) -> Opening:
+    """BEGIN of a step's transaction."""
+    level = f" isolation level {isolation}" if isolation else ""
+    return Opening(b"begin%s" % level.encode(), b"set local dbdurable.step = '%s'" % path.encode())
+
+
+def opened(connection: Any) -> Generator[Any, Any, None]:
+    """Opens the transaction, in an exchange of its own."""
+    opening, connection.opening = connection.opening, None
+    pgconn: PGconn = connection.pgconn
+    pgconn.send_query(b"; ".join(opening))
+    yield from generators.send(pgconn)
+    for result in (yield from generators.fetch_many(pgconn)):
+        if result.status == ExecStatus.FATAL_ERROR:
+            raise errors.error_from_result(result, encoding=connection.info.encoding)
+    check_writable(connection)
+
+
+def opened_by(connection: Any, statement: Generator[Any, Any, None]) -> Generator[Any, Any, None]:
+    """Opens the transaction in one write with `statement`: a generator of psycopg's that sends one, then reads."""
+    opening, connection.opening = connection.opening, None
+    pgconn: PGconn = connection.pgconn
+    pgconn.enter_pipeline_mode()
+    for text in opening:
+        pgconn.send_query_params(text, None)
+    failed: BaseException | None = None
+    try:
+        try:
+            awaited = next(statement)  # it has sent its own; nothing is on its way yet
+        finally:
+            pgconn.pipeline_sync()
+            yield from generators.send(pgconn)
+            for _ in opening:
+                yield from _take_answer(connection)
+        while True:
+            ready = (yield awaited) if pgconn.is_busy() else _READABLE
+            awaited = statement.send(ready)
+    except StopIteration:
+        pass
+    except psycopg.Error as error:
+        failed = error
+    while pgconn.pipeline_status and not connection.closed:
+        result = yield from generators.fetch(pgconn)
+        if result is not None and result.status == ExecStatus.PIPELINE_SYNC:
+            pgconn.exit_pipeline_mode()
+    check_writable(connection)
+    if failed is not None:
+        raise failed
+
+
+def _take_answer(connection: Any) -> Generator[Any, Any, None]:
+    """Reads the answer to one statement that returns nothing."""
+    result = yield from generators.fetch(connection.pgconn)
+    yield from generators.fetch(connection.pgconn)  # the None behind it
+    if result is not None and result.status == ExecStatus.FATAL_ERROR:
+        raise errors.error_from_result(result, encoding=connection.info.encoding)
+
+
+def check_writable(connection: Any) -> None:
+    """Raises ReadOnlySqlTransaction when the transaction that has just begun can write nothing, and hangs up.
+
+    The server reports both settings by itself; a pooler does not.
+    """
+    pgconn: PGconn = connection.pgconn
+    if b"on" in (pgconn.parameter_status(b"default_transaction_read_only"), pgconn.parameter_status(b"in_hot_standby")):
+        pgconn.finish()
+        raise errors.ReadOnlySqlTransaction("the server takes no writes")
+
+
+_HOOKED: Final = "_maybe_prepare_gen" in BaseCursor._execute_gen.__code__.co_names
+"""Whether psycopg sends a statement where `Joins` looks for it; if it ever moves, BEGIN goes out in front."""
+
+
+class Joins:
+    """A cursor whose statement opens the step's transaction where it is the first one; mixed into psycopg's."""
+
+    def _execute_gen(self, query: Any, params: Any = None, **options: Any) -> Generator[Any, Any, None]:
+        connection = self._conn  # type: ignore[attr-defined]  # the cursor's, behind us
+        if connection.opening is not None and not _HOOKED:
+            yield from opened(connection)
+        yield from super()._execute_gen(query, params, **options)  # type: ignore[misc]
+
+    def _maybe_prepare_gen(self, pgq: Any, *, prepare: Any = None, binary: Any = None) -> Generator[Any, Any, None]:
+        connection = self._conn  # type: ignore[attr-defined]
+        statement = super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)  # type: ignore[misc]
+        if connection.opening is None:
+            yield from statement
+        elif pgq.params and self._get_prepared(pgq, prepare)[0] is not Prepare.SHOULD:  # type: ignore[attr-defined]
+            yield from opened_by(connection, statement)
+        else:  # a text that may hold several statements, or one that is prepared first
+            yield from opened(connection)
+            yield from statement
+
+
+OPENS: Final = Joins._execute_gen.__code__
+"""The code of generators that see to BEGIN themselves."""
+
+
+class StepCursor(Joins, psycopg.Cursor[Any]):
+    """The cursor of a step's connection."""
+
+
+class AsyncStepCursor(Joins, psycopg.AsyncCursor[Any]):
+    """The same for `async def`."""
