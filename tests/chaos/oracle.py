@@ -271,11 +271,21 @@ CHECKS = [
         "one owner per epoch, and epochs only grow",
         "select from chaos.history",
         f"""
-        select id, epoch, count(distinct executor_id) from chaos.history where status = 'running' group by 1, 2
-        having count(distinct executor_id) > 1
+        select id, epoch, 'owners', count(distinct executor_id)::text from chaos.history where status = 'running'
+         group by 1, 2 having count(distinct executor_id) > 1
         union all
-        select id, epoch, epoch_before from chaos.history where epoch < epoch_before
-            or status is distinct from before and epoch = epoch_before and status not in {FINAL}
+        select id, epoch, before || ' -> ' || status, epoch_before::text from chaos.history where epoch < epoch_before
+            or status is distinct from before and epoch = epoch_before and status <> 'waiting' and status not in {FINAL}
+        """,
+    ),
+    Check(
+        "who parks ran until then, keeps its epoch and its owner, and has nothing of its queue's limits",
+        "select from chaos.history where status = 'waiting'",
+        """
+        select h.id, h.before, h.epoch_before, h.epoch from chaos.history h
+         where h.status = 'waiting' and (h.before <> 'running' or h.epoch <> h.epoch_before or h.slots is not null
+               or not exists (select from chaos.history r where r.id = h.id and r.epoch = h.epoch and r.n < h.n
+                                 and r.status = 'running' and r.executor_id = h.executor_id))
         """,
     ),
     Check(

@@ -85,6 +85,10 @@ PLANTS = {
         "insert into chaos.history (id, queue, status, before, epoch, epoch_before, executor_id) select id, queue, "
         "'running', 'queued', epoch, epoch - 1, gen_random_uuid() from chaos.history where status = 'running' limit 1"
     ),
+    "who parks ran until then, keeps its epoch and its owner, and has nothing of its queue's limits": (
+        "insert into chaos.history (id, status, before, epoch, epoch_before, executor_id) select id, 'waiting', "
+        "'running', epoch + 1, epoch, executor_id from chaos.history where status = 'running' limit 1"
+    ),
     "what has ended stays as it ended": (
         "insert into chaos.history (id, status, before, epoch, epoch_before) values "
         "(gen_random_uuid(), 'queued', 'succeeded', 3, 2)"

@@ -16,9 +16,10 @@ LIFE = {
     "DBDURABLE_LEASE_TTL_S": "6",
     "DBDURABLE_BEAT_INTERVAL_S": "0.4",
     "DBDURABLE_POLL_INTERVAL_S_MAX": "0.1",
+    "DBDURABLE_PARK_AFTER_S": "0.02",
     "DBDURABLE_ENV_FILE": os.devnull,
 }
-"""Short lives, so that a frozen process outlives its lease soon."""
+"""Short lives, so that a frozen process outlives its lease soon; and parents that park soon."""
 
 THREADS, TASKS = 6, 12
 
