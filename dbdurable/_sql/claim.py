@@ -159,7 +159,8 @@ ENSURE_KEYS: Final = Statement(
     "ensure_keys",
     # The rows that a claim of a limited queue locks: one for the queue, one for each partition that has tickets
     # now, as far as one claim looks. Starts do not write them: a start in somebody's long transaction would
-    # make all others of that partition wait.
+    # make all others of that partition wait. Each is looked for by its key: a plain anti-join reads all rows of
+    # the queue where the planner takes them for few.
     """
     with recursive q as materialized (
         select name, partitioned from {schema}.queue where name = $1::text and limited and not paused),
@@ -174,7 +175,7 @@ ENSURE_KEYS: Final = Statement(
     select $1, x.partition
       from (select '' as partition from q
             union all (select p.partition from part p where p.partition > '' limit $3::int)) x
-     where not exists (select from {schema}.limit_key k where k.queue = $1 and k.partition = x.partition)
+     where (select k.partition from {schema}.limit_key k where k.queue = $1 and k.partition = x.partition) is null
     on conflict do nothing
     """,
 )
@@ -184,7 +185,8 @@ CLAIM_LIMITED: Final = Statement(
     # A queue with limits: first the row of the queue, then those of its partitions, each with what is left of
     # it; a row that another claim holds is left to that one. So limits are exact, and FIFO in a partition.
     # Rates count first starts only: what was begun goes on. The last row says how far this claim looked, when
-    # there may be more partitions behind.
+    # there may be more partitions behind. The rows of limits are there, and locked: ON CONFLICT finds each by its
+    # key, and LATERAL too, however few of them the planner believes in.
     _claim(
         """
     with recursive{room},
@@ -215,9 +217,12 @@ CLAIM_LIMITED: Final = Statement(
     keyed as materialized (
         select k.partition, k.used, {schema}.bucket(k.tokens, k.refilled_at, q.partition_rate_limit,
                    q.partition_rate_per, q.partition_rate_burst) as tokens
-          from asked a cross join q join {schema}.limit_key k on k.queue = $1 and k.partition = a.partition
-         where a.partition > '' and q.partitioned and (q.per_partition is null or k.used < q.per_partition)
-           for update of k skip locked),
+          from asked a cross join q cross join lateral (
+               select l.partition, l.used, l.tokens, l.refilled_at from {schema}.limit_key l
+                where l.queue = $1 and l.partition = a.partition
+                  and (q.per_partition is null or l.used < q.per_partition)
+                  for update of l skip locked) k
+         where a.partition > '' and q.partitioned),
     line(key, n, tokens) as materialized (
         select k.partition, least(free.n, q.per_partition - k.used,
                    case when q.partition_rate_limit is not null then greatest(ceil(k.tokens), 0)::int + 4 end),
@@ -273,13 +278,12 @@ CLAIM_LIMITED: Final = Statement(
                coalesce(sum(o.cost) filter (where o.fresh), 0) as cost
           from own o cross join lateral (select '' as partition union select o.line) x group by 1),
     counted as (
-        update {schema}.limit_key k
-           set used = k.used + t.slots,
-               tokens = case when k.partition = '' then whole.tokens else l.tokens end - t.cost,
-               refilled_at = clock_timestamp()
+        insert into {schema}.limit_key as k (queue, partition, used, tokens)
+        select $1, t.partition, t.slots, case when t.partition = '' then whole.tokens else l.tokens end - t.cost
           from taken t left join line l on l.key = t.partition left join whole on t.partition = ''
-         where k.queue = $1 and k.partition = t.partition
-           and (t.slots > 0 or t.cost > 0 and (l.tokens is not null or whole.tokens is not null))),{held}
+         where t.slots > 0 or t.cost > 0 and (l.tokens is not null or whole.tokens is not null)
+        on conflict (queue, partition) do update
+           set used = k.used + excluded.used, tokens = excluded.tokens, refilled_at = clock_timestamp()),{held}
     select id, name, key, epoch, attempt, interrupt, input::text, deadline, queue, slots, parent_id,
            (extract(epoch from started_at) * 1000000)::bigint, rank, at, null as asked_to
       from own

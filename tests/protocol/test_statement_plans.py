@@ -4,7 +4,6 @@ That each can be prepared, and names its tables with their schema, is in test_st
 """
 
 import importlib
-import json
 import pkgutil
 import re
 from collections.abc import Iterator
@@ -13,11 +12,12 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from psycopg import pq, sql
+from psycopg import pq
 
 import dbdurable._sql
 from dbdurable._sql.claim import CLAIM, CLAIM_AHEAD, CLAIM_PLAN, CLAIMED_JOURNALS
 from dbdurable._sql.statement import ALL
+from tests.support.plans import explained, scans, show
 
 for _module in pkgutil.iter_modules(dbdurable._sql.__path__):
     importlib.import_module(f"dbdurable._sql.{_module.name}")
@@ -106,29 +106,6 @@ def claiming(request: pytest.FixtureRequest, crowded: psycopg.Connection[Any]) -
         yield crowded
 
 
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for below in plan.get("Plans", ()):
-        yield from nodes(below)
-
-
-def run(connection: psycopg.Connection[Any], statement: Any, *params: Any) -> list[dict[str, Any]]:
-    """Runs the statement as a prepared one: the nodes of its plan, with what they did."""
-    connection.execute(sql.SQL("prepare it as ") + sql.SQL(statement.render("dbdurable")))
-    arguments = sql.SQL(", ").join(map(sql.Literal, params))
-    explain = sql.SQL("explain (analyze, format json) execute it({})").format(arguments)
-    (found,) = connection.execute(explain).fetchone() or ()
-    return list(nodes(found[0]["Plan"]))
-
-
-def show(found: list[dict[str, Any]]) -> str:
-    return json.dumps([{key: node[key] for key in node if key != "Plans"} for node in found], indent=1)
-
-
-def scans(found: list[dict[str, Any]], table: str) -> list[dict[str, Any]]:
-    return [node for node in found if node.get("Relation Name") == table and node["Node Type"] != "ModifyTable"]
-
-
 SINCE = "-infinity"
 
 
@@ -139,7 +116,7 @@ def test_the_claim_walks_its_index_whatever_the_statistics_say(
     # Ahead: what is more urgent than the line, the line, and what is less urgent.
     ahead = [[None, 1, None], [None, SINCE, None], [-9, None, 1], [1, None, 9]] if statement is CLAIM_AHEAD else []
     queues = ["default"] * 3 if ahead else ["default"]
-    found = run(claiming, statement, queues, ["work"], 10, ME, 2, 2, *ahead)
+    found = explained(claiming, statement, [queues, ["work"], 10, ME, 2, 2, *ahead])
     walks = [node for node in found if node.get("Index Name") == "ready_order"]
     assert {node["Node Type"] for node in walks} <= {"Index Scan", "Index Only Scan"}, show(found)
     kinds = {node["Node Type"] for node in found}
@@ -150,7 +127,7 @@ def test_the_claim_walks_its_index_whatever_the_statistics_say(
 
 
 def test_claimed_journals_are_read_workflow_by_workflow(claiming: psycopg.Connection[Any]) -> None:
-    found = run(claiming, CLAIMED_JOURNALS, ME, 1)
+    found = explained(claiming, CLAIMED_JOURNALS, [ME, 1])
     (scan,) = scans(found, "step")
     assert (scan["Node Type"], scan["Index Name"]) == ("Index Scan", "step_pkey"), show(found)
     assert "workflow_id = i.id" in scan["Index Cond"]

@@ -16,6 +16,8 @@ from dbdurable._executor.runtime import boottime
 from dbdurable._io.drive import SyncDriver
 from dbdurable._protocol.effects import flight
 from dbdurable._protocol.lease import Lease
+from dbdurable._sql.claim import CLAIM_PLAN
+from tests.support.plans import Node, explained
 
 Connection = psycopg.Connection[Any]
 
@@ -65,6 +67,18 @@ class Claimer:
         before = self._counted(connection)
         work()
         return (self._counted(connection) - before).total()
+
+    def plans(self, connection: Connection, mode: str) -> dict[str, list[Node]]:
+        """What each statement of the next look is planned as, and what it does; none of it stays done."""
+        found = {}
+        with connection.transaction(force_rollback=True):
+            for query in self.claims.ask():
+                if query.statement is CLAIM_PLAN:
+                    connection.execute(CLAIM_PLAN.render("dbdurable").encode())
+                    connection.execute(f"set local plan_cache_mode = {mode}".encode())
+                else:
+                    found[query.statement.name] = explained(connection, query.statement, query.params)
+        return found
 
     def _counted(self, connection: Connection) -> Counter[str]:
         """What was touched until now: a session may keep some of its counts to itself for one more statement."""

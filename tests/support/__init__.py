@@ -1,1 +1,1 @@
-"""What tests share: `wait` (the only place where a test waits) and `databases` (servers and clones)."""
+"""What tests share: `wait` (the only place where a test waits), `databases` (servers and clones), `plans`."""
