@@ -16,7 +16,8 @@ from dbdurable._executor.branches import end_branches
 from dbdurable._executor.calls import run_definition
 from dbdurable._executor.definition import Definition
 from dbdurable._executor.undo import aroll_back, roll_back, run_alone
-from dbdurable._io.drive import AsyncDriver, SyncDriver
+from dbdurable._io.drive import SyncDriver
+from dbdurable._io.drive_async import AsyncDriver
 from dbdurable._io.inflight import InFlight
 from dbdurable._io.watch import Watch
 from dbdurable._protocol.effects import Flow

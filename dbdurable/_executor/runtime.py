@@ -20,7 +20,8 @@ from dbdurable._executor.registry import Registry, in_notebook
 from dbdurable._executor.waiters import Waiters
 from dbdurable._io.connect import Whereabouts
 from dbdurable._io.database import Database
-from dbdurable._io.drive import AsyncDriver, SyncDriver
+from dbdurable._io.drive import SyncDriver
+from dbdurable._io.drive_async import AsyncDriver
 from dbdurable._io.source import PsycopgSource, Source
 from dbdurable._protocol.call import DurableCall
 from dbdurable._protocol.effects import Flow

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from random import Random
-from time import monotonic
+from time import monotonic, sleep
+from typing import TypeVar
+
+from dbdurable._core.control import ConnectionLost
+
+T = TypeVar("T")
 
 FIRST_S, MAX_S = 0.1, 2.0
 """The longest wait after the first failure, and after any."""
@@ -62,3 +68,39 @@ class Door:
         self._failures += 1
         longest_s = min(MAX_S, FIRST_S * 2.0 ** min(self._failures - 1, 10))
         self._again_at = self._clock() + self._random.uniform(0.0, longest_s)
+
+
+def knock(open: Callable[[], T], door: Door, timeout_s: float) -> T:
+    """A new connection, tried for as often as the door allows. Raises ConnectionLost with the last reason."""
+    deadline = monotonic() + timeout_s
+    while True:
+        wait_s = door.turn()
+        if not wait_s:
+            try:
+                connection = open()
+            except ConnectionLost as error:
+                door.failed(str(error))
+            else:
+                door.opened()
+                return connection
+        if monotonic() + wait_s > deadline:
+            raise ConnectionLost(door.reason)
+        sleep(wait_s)
+
+
+async def aknock(open: Callable[[], Awaitable[T]], door: Door, timeout_s: float) -> T:
+    """The same for `async def`."""
+    deadline = monotonic() + timeout_s
+    while True:
+        wait_s = door.turn()
+        if not wait_s:
+            try:
+                connection = await open()
+            except ConnectionLost as error:
+                door.failed(str(error))
+            else:
+                door.opened()
+                return connection
+        if monotonic() + wait_s > deadline:
+            raise ConnectionLost(door.reason)
+        await asyncio.sleep(wait_s)

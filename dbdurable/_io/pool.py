@@ -14,17 +14,20 @@ import select
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any, Final
 
 from psycopg.pq import PipelineStatus, TransactionStatus
 
 from dbdurable._core.control import ConnectionLost
-from dbdurable._io.door import Door
+from dbdurable._io.door import Door, aknock, knock
 from dbdurable._io.guard import AsyncStepConnection, StepConnection
 
 POOL_TIMEOUT_S: Final = 10.0
 """How long a caller waits for a connection: one that somebody gives back, or for a server that answers."""
+
+OWN_TIMEOUT_S: Final = 2.0
+"""How long a service tries to connect before it says that the database is away."""
 
 IDLE_S_MAX: Final = 600.0
 LIFE_S_MAX: Final = 3600.0
@@ -46,7 +49,7 @@ def is_stale(connection: Any) -> bool:
 
 def born(connection: Any) -> None:
     """Notes when a new connection is to be replaced; not all of a process at the same moment."""
-    connection.expires_at = monotonic() + LIFE_S_MAX * random.uniform(0.8, 1.0)  # noqa: S311
+    connection.expires_at = monotonic() + LIFE_S_MAX * random.uniform(0.8, 1.0)  # noqa: S311  (spread, no secret)
 
 
 def nothing_in_time(limit: int) -> ConnectionLost:
@@ -236,55 +239,15 @@ class AsyncPool(_Shared):
         self._keep(connection)
 
 
-def knock(open: Callable[[], StepConnection], door: Door, timeout_s: float) -> StepConnection:
-    """A new connection, tried for as often as the door allows. Raises ConnectionLost with the last reason."""
-    deadline = monotonic() + timeout_s
-    while True:
-        wait_s = door.turn()
-        if not wait_s:
-            try:
-                connection = open()
-            except ConnectionLost as error:
-                door.failed(str(error))
-            else:
-                door.opened()
-                return connection
-        if monotonic() + wait_s > deadline:
-            raise ConnectionLost(door.reason)
-        sleep(wait_s)
-
-
-async def aknock(
-    open: Callable[[], Awaitable[AsyncStepConnection]], door: Door, timeout_s: float
-) -> AsyncStepConnection:
-    """The same for `async def`."""
-    deadline = monotonic() + timeout_s
-    while True:
-        wait_s = door.turn()
-        if not wait_s:
-            try:
-                connection = await open()
-            except ConnectionLost as error:
-                door.failed(str(error))
-            else:
-                door.opened()
-                return connection
-        if monotonic() + wait_s > deadline:
-            raise ConnectionLost(door.reason)
-        await asyncio.sleep(wait_s)
-
-
 class OwnConnection:
     """One connection of a service, in the shape of a pool: opened at first use, and again after it broke.
 
-    Neither user code nor a busy pool can starve it. `timeout_s`: how long to try before saying that the
-    database is away.
+    Neither user code nor a busy pool can starve it.
     """
 
-    def __init__(self, open: Callable[[], StepConnection], door: Door, timeout_s: float = 2.0) -> None:
+    def __init__(self, open: Callable[[], StepConnection], door: Door) -> None:
         self._open = open
         self._door = door
-        self._timeout_s = timeout_s
         self._connection: StepConnection | None = None
         self.generation = 0
 
@@ -292,7 +255,7 @@ class OwnConnection:
         """The connection, open."""
         if self._connection is None or is_stale(self._connection):
             self.close()
-            self._connection = knock(self._open, self._door, self._timeout_s)
+            self._connection = knock(self._open, self._door, OWN_TIMEOUT_S)
             self.generation += 1
         return self._connection
 

@@ -10,6 +10,7 @@ from dbdurable._core.journal import Record
 from dbdurable._core.retry import is_transient
 from dbdurable._protocol.call import (
     PROGRESS,
+    UNNEEDED,
     DurableCall,
     adopt,
     deliver_cancel,
@@ -57,7 +58,7 @@ def transaction(this: DurableCall) -> Flow[Any]:
             )
             text, value = this.codec.settle(value, this.what)
             if this.left:
-                raise Lost("the workflow goes on without this branch")
+                raise Lost(UNNEEDED)
             said, record = frame.progress, _record(this, frame.next_seq(this), attempt, text)
             this.written_us = yield from commit(*_rides_along(frame), record)
             frame.pending = None

@@ -11,7 +11,8 @@ import psycopg
 import pytest
 
 from dbdurable._io.database import Database
-from dbdurable._io.drive import AsyncDriver, SyncDriver
+from dbdurable._io.drive import SyncDriver
+from dbdurable._io.drive_async import AsyncDriver
 from dbdurable._io.flight import fly
 from dbdurable._io.pool import OwnConnection
 from dbdurable._protocol.effects import Query, flight, query
