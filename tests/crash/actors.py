@@ -178,6 +178,10 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.crash.actors", "tests.crash.programs", "tests.crash.mutants", "pytest"])
 
 
+class Ended(AssertionError):
+    """It has ended without saying what was waited for."""
+
+
 class Actor:
     """A process under test, as the test sees it."""
 
@@ -203,7 +207,7 @@ class Actor:
                 word, *rest = self._pipe.recv()
             except (EOFError, ConnectionResetError):
                 if wanted is not None:
-                    raise AssertionError(f"{self.job} ended without saying {wanted}: {self.report}") from None
+                    raise Ended(f"{self.job} ended without saying {wanted}: {self.report}") from None
                 return
             self._note(word, rest)
             if word == wanted:
@@ -224,6 +228,12 @@ class Actor:
                 self._doomed = backend_pid
                 self._proxy.lose_next_answer(backend_pid)
                 self._pipe.send("armed")
+
+    def comes_to_its_fault(self) -> bool:
+        """Waits until it has; False: it has ended without."""
+        with contextlib.suppress(Ended):
+            self.hear("fired")
+        return self.report.fired is not None
 
     def end(self, timeout_s: float = TIMEOUT_S) -> Report:
         """Waits for its end; how it ended is in the report."""

@@ -14,7 +14,7 @@ import pytest
 
 from dbdurable._sql import upkeep as sql
 from dbdurable.testing.crash import Point
-from tests.crash.actors import Actor, Job, Report, acting, run
+from tests.crash.actors import TRIES, Actor, Job, Report, acting, run
 from tests.crash.conftest import Note
 from tests.crash.faults import of_programs, sample
 from tests.crash.oracle import blamed_on, check_house, check_same, expire_all, is_mid_flight, traces
@@ -47,12 +47,15 @@ _number = itertools.count(1)
 def frozen(connection: Connection, job: Job) -> Iterator[tuple[Actor, str]]:
     """A process that stands still at its point, its services wherever they are, and the name of its run."""
     assert job.fault is not None
-    name = f"run-{next(_number)}"
-    with acting(replace(job, runs=(name,), environment=QUICK)) as actor:
-        actor.hear("fired")
-        actor.wait_frozen()
-        assert not is_mid_flight(connection), "the server waits for the rest of a flight, and others for its locks"
-        yield actor, name
+    for _ in range(TRIES):
+        name = f"run-{next(_number)}"
+        with acting(replace(job, runs=(name,), environment=QUICK)) as actor:
+            if actor.comes_to_its_fault():
+                actor.wait_frozen()
+                assert not is_mid_flight(connection), "the server waits for the rest of a flight, others for its locks"
+                yield actor, name
+                return
+    raise AssertionError(f"void: {job.fault[0]} not reached in {TRIES} runs")
 
 
 # -- what happens while it is frozen: each says since when, and from which epoch on, the old one has no say ----
@@ -69,6 +72,8 @@ def take_over(connection: Connection, name: str) -> tuple[datetime, int]:
     )
 
     def recovered() -> bool:
+        if _status(connection, id) in ("waiting", "queued"):
+            return True  # it has no owner: nothing of the frozen one's is under way that could commit
         # Once may not do: the frozen process's own look at the dead may just be on its way through the server.
         connection.execute(_raw(sql.DECLARE_EXPIRED))
         connection.execute(_raw(sql.RECOVER))
@@ -92,6 +97,12 @@ def cancel(connection: Connection, name: str) -> tuple[datetime, int]:
 
 def _raw(statement: sql.Statement) -> Any:
     return statement.render("dbdurable")
+
+
+def _status(connection: Connection, id: Any) -> str:
+    row = connection.execute("select status::text from dbdurable.workflow where id = %s", [id]).fetchone()
+    assert row is not None
+    return str(row[0])
 
 
 def _mark(connection: Connection, id: Any) -> tuple[datetime, int]:
@@ -248,9 +259,15 @@ FREEZABLE = [p.name for p in PROGRAMS.values() if not p.queued and p.name not in
 def test_frozen_at_every_single_point(
     program: str, database_url: str, prepared: Connection, points_tried: Note
 ) -> None:
-    tried, every = overtake_at(database_url, prepared, program, lambda every: every)
+    # A wait may look once more in one run than in the next: those points are left out.
+    others = [set(run(Job(database_url, program, runs=(f"other-{n}",), idle=True)).points) for n in range(3)]
+
+    def common(every: list[Point]) -> list[Point]:
+        return [at for at in every if all(at in other for other in others)]
+
+    tried, every = overtake_at(database_url, prepared, program, common)
     points_tried(program, "zombie", tried, len(every))
     for meanwhile in (take_over, pause):
         prepared.execute("truncate effect, outside, dbdurable.workflow, dbdurable.workflow_key, dbdurable.step")
-        tried, every = freeze_at(database_url, prepared, program, meanwhile, lambda every: every)
+        tried, every = freeze_at(database_url, prepared, program, meanwhile, common)
         points_tried(f"{program} {meanwhile.__name__}", "freeze", tried, len(every))
