@@ -75,6 +75,7 @@ class Attempts:
         """An attempt begins; direct calls take no slot."""
         frame.park_after_s = self._executor.runtime.settings.park_after_s
         frame.in_flight = InFlight()
+        frame.tell = self._executor.runtime.notifier.requeued
         with self._lock:
             self._frames[frame.id] = frame
             self._batch_of[frame] = batch

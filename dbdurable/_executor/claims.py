@@ -135,6 +135,11 @@ class Claims:
             Query(sql.QUEUES, (executor.queues,)),
         ]
 
+    @property
+    def limited(self) -> bool:
+        """Whether any queue has a limit that other executors make room in."""
+        return any(row.limited for row in (self._queues or {}).values())
+
     def take(self, answers: list[list[Row]]) -> Taken:
         """Launches what was claimed."""
         if not self._asked:

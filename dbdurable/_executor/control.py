@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dbdurable")
 
 POLL_S_FIRST = 0.02
-"""The first pause after a look that found something; it grows while nothing is found."""
+"""The pause after a look that found something; it grows while nothing is found."""
+
+POLL_S_HEARD = 0.25
+"""The first pause after a look that found nothing, where starts are heard of (`listen`): what such looks find was
+started by SQL, or in a transaction that took long. A queue with a limit is looked at sooner, as without a listener:
+nobody tells of room that others make there.
+"""
 
 UPKEEP_S = 1.0
 """About so often upkeep rides with a look; up to 0.3 s early, so that an idle executor needs one flight for both."""
@@ -87,7 +93,7 @@ class Control:
             try:
                 taken = self.look()
                 self._hungry = taken.hungry
-                delay_s = POLL_S_FIRST if taken.count else min(self._poll_s_max, max(POLL_S_FIRST, delay_s * 1.5))
+                delay_s = self._pause_s(taken, delay_s)
             except (ConnectionLost, Transient, DatabaseUnavailable) as error:
                 logger.warning("the database is away: %s", error)
                 delay_s = min(2.0, delay_s * 2)
@@ -103,6 +109,13 @@ class Control:
                 delay_s = POLL_S_FIRST
                 if self._hungry:
                     self._stopping.wait(GATHER_S)
+
+    def _pause_s(self, taken: Taken, before_s: float) -> float:
+        """How long nothing is looked for after that, unless somebody asks for it."""
+        if taken.count:
+            return POLL_S_FIRST
+        heard = self._executor.listener.listening and not self._claims.limited
+        return min(self._poll_s_max, max(POLL_S_HEARD if heard else POLL_S_FIRST, before_s * 1.5))
 
     def look(self) -> Taken:
         """One flight: the upkeep and timers, if they are due, then a claim for the free slots."""

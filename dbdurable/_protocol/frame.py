@@ -56,6 +56,8 @@ class WorkflowFrame:
     is_async: bool
     runtime: Any = None
     """The application that runs it; opaque here."""
+    tell: Callable[..., None] = lambda *queues: None
+    """Says that these queues have something to claim now: a hint."""
     deadline: datetime | None = None
     parent_id: UUID | None = None
     queue: str | None = None

@@ -79,7 +79,10 @@ def set_event(this: DurableCall, text: str) -> Flow[None]:
 
 def announce(frame: WorkflowFrame, names: Iterable[str]) -> Flow[None]:
     """Wakes whoever waits for these events; recovery does it for an executor that dies before."""
-    yield from steadfast(sql.WAKE_WAITERS, "event", [f"{frame.id}:{name}" for name in names], frame=frame)
+    subjects = [f"{frame.id}:{name}" for name in names]
+    woken = yield from steadfast(sql.WAKE_WAITERS, "event", subjects, frame=frame)
+    if woken:
+        frame.tell(*{queue for (queue,) in woken})
 
 
 def receive(this: DurableCall, timeout_s: float | None, default: Any) -> Flow[Any]:

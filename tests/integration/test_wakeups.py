@@ -19,7 +19,7 @@ import pytest
 import dbdurable._executor.listen as listen_module
 import dbdurable._executor.notify as notify_module
 import dbdurable._protocol.start as start_module
-from dbdurable import Client, Durable, Handle, Status
+from dbdurable import Client, Durable, Handle, Status, set_event
 from dbdurable._executor.executor import Executor
 from dbdurable._io.listen import channel_of
 from dbdurable.errors import DatabaseUnavailable
@@ -214,6 +214,29 @@ def test_resume_and_cancel_wake(application: Application, starter: Application) 
         wait_until(lambda: handle.status() == Status.PAUSED)
         handle.resume()
         assert handle.result(LIMIT_S) == 7
+
+
+def test_an_event_wakes_who_waits_for_it(
+    application: Application, starter: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set in one process, waited for in another; nobody looks without being told."""
+    monkeypatch.setenv("DBDURABLE_PARK_AFTER_S", "0")
+
+    @starter.durable.workflow
+    def sets() -> None:
+        assert starter.go.wait(LIMIT_S)
+        set_event("it", 5)
+
+    @application.durable.workflow
+    def waits(of: str) -> int:
+        return application.double.handle(of).get_event("it", int)
+
+    with application.by_hints_only(), starter.by_hints_only():
+        source = sets.start()
+        handle = waits.start(str(source.id))
+        wait_until(lambda: handle.status() == Status.WAITING)
+        starter.go.set()
+        assert handle.result(LIMIT_S) == 5
 
 
 def test_many_starts_tell_of_each_queue_once(starter: Application, raw: Raw, database_url: str) -> None:
