@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,7 +14,7 @@ import psycopg
 import pytest
 
 from dbdurable._embedded import EmbeddedServer
-from dbdurable._embedded.keeper import read_postmaster
+from dbdurable._embedded.keeper import beside, read_postmaster
 from dbdurable._io.migrate import migrate
 from tests.support.databases import scratch_directory
 from tests.support.wait import wait_until
@@ -28,9 +29,11 @@ SETTINGS = {"synchronous_commit": "on", "max_connections": 120}
 class Restartable:
     """A server that can be stopped, started again, and made read-only."""
 
-    def __init__(self, directory: Path) -> None:
-        self._server = EmbeddedServer(directory / "pg", durable=False, linger_s=60, settings=SETTINGS).start()
+    def __init__(self, directory: Path, **settings: object) -> None:
+        settings = {**SETTINGS, **settings}
+        self._server = EmbeddedServer(directory / "pg", durable=False, linger_s=60, settings=settings).start()
         self._data = directory / "pg"
+        self._refused = 0
         with psycopg.connect(self._server.url, autocommit=True) as connection:
             connection.execute("create database shop")
             self.pid = connection.info.backend_pid
@@ -51,6 +54,18 @@ class Restartable:
         before = self._server.url
         assert self._server.start().url == before
 
+    def refused(self) -> int:
+        """How many connections it has turned away since the last time, for want of room."""
+        before, self._refused = (
+            self._refused,
+            sum(
+                beside(self._data, log).read_text(errors="replace").count("too many clients already")
+                for log in ("log.1", "log")
+                if beside(self._data, log).exists()
+            ),
+        )
+        return self._refused - before
+
     def read_only(self, value: bool) -> None:
         """What some failovers do to the old primary."""
         with psycopg.connect(self._server.url, autocommit=True) as connection:
@@ -65,9 +80,11 @@ class Restartable:
         self._server.stop()
 
 
-def restartable() -> Iterator[Restartable]:
+@contextmanager
+def restartable(**settings: object) -> Iterator[Restartable]:
+    """Such a server, gone afterwards."""
     directory = scratch_directory() / f"dbdurable-failover-{uuid4().hex[:8]}"
-    server = Restartable(directory)
+    server = Restartable(directory, **settings)
     try:
         yield server
     finally:
@@ -78,13 +95,15 @@ def restartable() -> Iterator[Restartable]:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Restartable]:
     """For all tests of a module, each of which leaves it running."""
-    yield from restartable()
+    with restartable() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def second_server() -> Iterator[Restartable]:
     """Another one."""
-    yield from restartable()
+    with restartable() as server:
+        yield server
 
 
 @pytest.fixture

@@ -106,3 +106,28 @@ def test_a_held_snapshot_makes_no_claim_dearer(
     print(f"pages: {first} at first, {last} behind 11,000 dead tickets; {from_the_beginning} from the beginning")
     assert from_the_beginning > last[-1] + 100, "void: nothing dead was in the way"
     assert sum(last) <= 1.2 * sum(first)
+
+
+@pytest.mark.parametrize("limited", [False, True], ids=["without a limit", "many partitions"])
+def test_a_plan_that_was_made_for_empty_tables_serves_a_backlog(
+    limited: bool, connection: Connection, claimer: Make
+) -> None:
+    """A session plans a claim once, and nothing analyses the tables afterwards."""
+    if limited:
+        connection.execute("insert into dbdurable.queue (name, per_partition) values ('default', 1)")
+        connection.execute("alter table dbdurable.limit_key set (autovacuum_enabled = off)")
+    early = claimer("work")
+    assert [early.look() for _ in range(10)] == [0] * 10
+    backlog(connection, 20_000, partitions=5_000 if limited else 1)
+    if limited:
+        connection.execute(
+            "insert into dbdurable.limit_key (queue, partition) "
+            "select 'default', n::text from generate_series(0, 4999) n"
+        )
+    late = claimer("work")
+    pages = []
+    for each in (early, late, early, late):
+        each.look_from_the_beginning()
+        pages.append(cost(each, connection))
+    print(f"pages of a claim of {LIMIT} by the early and the late one, twice: {pages}")
+    assert max(pages[0], pages[2]) <= 1.2 * max(pages[1], pages[3])
