@@ -186,8 +186,9 @@ class _AsyncPsycopgUnit:
         except psycopg.Error as error:
             if not is_lost(error, connection):
                 await connection.close()
-        alive = not connection.closed
-        await self._release()
+        finally:  # also where it is cancelled once more: the pool takes it back in whatever state it is
+            alive = not connection.closed
+            await self._release()
         return alive
 
     async def _release(self) -> None:

@@ -19,6 +19,7 @@ from dbdurable._io import pool as pools
 from dbdurable._io.database import Database
 from dbdurable._io.door import FIRST_S, MAX_S, Door
 from dbdurable._io.pool import is_stale
+from dbdurable._io.source import PsycopgSource
 from tests.support.wait import await_until, wait_until
 
 
@@ -162,6 +163,25 @@ def test_a_broken_one_makes_room_for_who_waits(database: Database) -> None:
     thread.join(20)
     assert served[0] not in held
     assert served[0].execute("select 1").fetchone() == (1,)
+
+
+async def test_who_is_cancelled_while_rolling_back_gives_the_connection_back(
+    database: Database, connection: psycopg.Connection[Any]
+) -> None:
+    """A task that is cancelled rolls back; cancelled once more meanwhile, it must not keep the connection."""
+    pool = await database.async_pool()
+    unit = await PsycopgSource().abegin(database, None, None, "1", "step")
+    await unit.handle.execute("select 1")
+    async with unit.connection.lock:
+        rolling_back = asyncio.ensure_future(unit.rollback())
+        await asyncio.sleep(0)
+        rolling_back.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await rolling_back
+    held = [await pool.getconn() for _ in range(3)]
+    assert unit.connection.closed, "its transaction is open: it must not be lent again"
+    for each in held:
+        await pool.putconn(each)
 
 
 async def test_what_was_given_to_who_is_gone_goes_to_the_next(database: Database) -> None:
