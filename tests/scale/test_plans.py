@@ -30,6 +30,11 @@ def rows(node: Node, what: str = "Actual Rows") -> int:
     return round(node.get(what, 0) * node["Actual Loops"])
 
 
+def rounded(nodes: list[Node]) -> int:
+    """By how much that may be wrong: before PostgreSQL 18 EXPLAIN rounds the rows of a loop."""
+    return sum(node["Actual Loops"] // 2 for node in nodes if isinstance(node["Actual Rows"], int))
+
+
 def check(found: list[Node], foreign: int = 0) -> None:
     """The shape of a claim's plan, and that it read as many tickets as it may take, after so many foreign ones."""
     ends = [node for node in found if node["Node Type"] == "LockRows" and scans(list(below(node)), "ready")]
@@ -48,9 +53,9 @@ def check(found: list[Node], foreign: int = 0) -> None:
         )
         assert all(column in walk["Index Cond"] for column in ("queue = ", "partition = ")), walk["Index Cond"]
         assert (workflow["Node Type"], workflow["Index Name"]) == ("Index Scan", "workflow_pkey")
-        assert rows(workflow) == rows(walk)
+        assert abs(rows(workflow) - rows(walk)) <= rounded([workflow, walk])
         walks.append(walk)
-    assert sum(map(rows, walks)) == LIMIT, show(walks)
+    assert abs(sum(map(rows, walks)) - LIMIT) <= rounded(walks), show(walks)
     assert sum(rows(walk, "Rows Removed by Filter") for walk in walks) == foreign, show(walks)
     # Windows over what was picked may sort it; nothing may that has tickets or workflows below it.
     against = [node for node in found if node["Node Type"] in AGAINST_THE_ORDER]
@@ -75,7 +80,7 @@ def twice(connection: Connection, look: Callable[[], None]) -> None:
 def limit(connection: Connection, what: str) -> None:
     """The queue gets a limit that lets everything through."""
     connection.execute("alter table dbdurable.limit_key set (autovacuum_enabled = off)")
-    connection.execute(f"insert into dbdurable.queue (name, {what}) values ('default', 1_000)".encode())
+    connection.execute(f"insert into dbdurable.queue (name, {what}) values ('default', 1000)".encode())
 
 
 @pytest.mark.parametrize("many", [20_000, pytest.param(1_000_000, marks=LONG)])
