@@ -94,6 +94,8 @@ def _is_session(tx: Any) -> bool:
 
 def _check_in_transaction(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
     """An autocommit connection without a transaction would commit the start alone."""
+    if getattr(connection, "opening", None) is not None:
+        return  # a step's, whose first statement this is
     if connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
         raise NotInTransaction(
             "tx= was given an autocommit connection that is in no transaction: the start would commit alone. Open "

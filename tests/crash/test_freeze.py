@@ -64,7 +64,9 @@ def frozen(connection: Connection, job: Job) -> Iterator[tuple[Actor, str]]:
 def take_over(connection: Connection, name: str) -> tuple[datetime, int]:
     """What another replica does with a dead one's work, statement by statement."""
     id = id_of(connection, name)
-    (before,) = connection.execute("select epoch from dbdurable.workflow where id = %s", [id]).fetchone() or (0,)
+    before = _mark(connection, id)
+    if _status(connection, id) in ("waiting", "queued"):
+        return before  # it has no owner: nothing of the frozen one's is under way that could commit
     connection.execute(
         "update dbdurable.executor set expires_at = clock_timestamp() - interval '1 s' where id = "
         "(select executor_id from dbdurable.workflow where id = %s)",
@@ -72,12 +74,10 @@ def take_over(connection: Connection, name: str) -> tuple[datetime, int]:
     )
 
     def recovered() -> bool:
-        if _status(connection, id) in ("waiting", "queued"):
-            return True  # it has no owner: nothing of the frozen one's is under way that could commit
         # Once may not do: the frozen process's own look at the dead may just be on its way through the server.
         connection.execute(_raw(sql.DECLARE_EXPIRED))
         connection.execute(_raw(sql.RECOVER))
-        return _mark(connection, id)[1] > before
+        return _mark(connection, id)[1] > before[1]
 
     wait_until(recovered, 3, "a new epoch: it grows at every change of owner")
     return _mark(connection, id)
