@@ -60,7 +60,7 @@ def break_at(
             assert it.report.results[it.run] == golden.results["golden"], "result"
             check_same(traces(connection, "golden"), traces(connection, it.run))
     check_house(connection)
-    return chosen, every
+    return [it.at for it in runs], every
 
 
 @pytest.mark.parametrize("program", SHORT)

@@ -4,6 +4,7 @@ import asyncio
 import threading
 
 from dbdurable import Durable
+from tests.support.wait import wait_until
 
 
 def test_paths_do_not_depend_on_who_is_first(durable: Durable) -> None:
@@ -63,6 +64,7 @@ def test_branches_end_with_an_attempt_that_is_handed_back(durable: Durable) -> N
     executor = durable.executor().open()
     handle = work.sync.start()
     assert entered.wait(20)
+    wait_until(lambda: handle.steps(), what="the record of the other branch's step")
     executor.close(timeout=0)
     assert ended.is_set(), "the branch was left running beside whoever takes the workflow next"
     assert handle.status() == "queued"
