@@ -70,10 +70,15 @@ def opened_by(connection: Any, statement: Generator[Any, Any, None]) -> Generato
         pass
     except psycopg.Error as error:
         failed = error
-    while pgconn.pipeline_status and not connection.closed:
-        result = yield from generators.fetch(pgconn)
-        if result is not None and result.status == ExecStatus.PIPELINE_SYNC:
-            pgconn.exit_pipeline_mode()
+    ended = False
+    while not ended:
+        result = yield from generators.fetch(pgconn)  # raises when the session ends in front of the last answer
+        if result is not None and result.status == ExecStatus.FATAL_ERROR:
+            failed = failed or errors.error_from_result(result, encoding=connection.info.encoding)
+        ended = connection.closed or (result is not None and result.status == ExecStatus.PIPELINE_SYNC)
+    if connection.closed:
+        raise failed or psycopg.OperationalError("the server ended the session behind a statement")
+    pgconn.exit_pipeline_mode()
     check_writable(connection)
     if failed is not None:
         raise failed

@@ -89,6 +89,8 @@ def check_open(status: int, step: str) -> None:
         return
     if status == TransactionStatus.INERROR:
         raise NotInTransaction(f"transaction {step}: {ABORTED}")
+    if status == TransactionStatus.UNKNOWN:
+        raise psycopg.OperationalError(f"the connection of transaction {step} is lost")
     if status == TransactionStatus.IDLE:
         raise Torn(f"transaction {step} ended its own transaction")
     left = TransactionStatus(status).name.lower()

@@ -23,6 +23,9 @@ from tests.support.urls import through_socket
 READY = b"Z"
 BACKEND_KEY = b"K"
 COMPLETE = b"C"
+READY_FRAME = b"Z\0\0\0\5T"
+_FIELDS = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+TERMINATED = b"E" + struct.pack("!i", len(_FIELDS) + 4) + _FIELDS
 
 
 class Proxy:
@@ -38,6 +41,7 @@ class Proxy:
         self.url = through_socket(url, self._directory)
         self._lock = threading.Lock()
         self._doomed: set[int] = set()
+        self._ending: set[int] = set()
         self.round_trips: Counter[int] = Counter()
         """By backend process id: how often the client waited for the server."""
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
@@ -46,6 +50,18 @@ class Proxy:
         """The answer to that session's next command is swallowed, and the connection ends. A mere Parse passes."""
         with self._lock:
             self._doomed.add(backend_pid)
+
+    def end_before_ready(self, backend_pid: int) -> None:
+        """That session's next command is answered, then the server ends it instead of being ready for another."""
+        with self._lock:
+            self._ending.add(backend_pid)
+
+    def takes_end(self, backend_pid: int) -> bool:
+        """Whether it is to end; once."""
+        with self._lock:
+            is_ending = backend_pid in self._ending
+            self._ending.discard(backend_pid)
+            return is_ending
 
     def has_lost(self, backend_pid: int) -> bool:
         """Whether that answer was swallowed; if it never came, the session is as others again."""
@@ -132,6 +148,9 @@ class _Link:
             return True
         if doomed and self._did_something:
             self._proxy.note_lost(self._pid)
+            return False
+        if answered and self._did_something and self._proxy.takes_end(self._pid):
+            self._client.sendall(self._held[: -len(READY_FRAME)] + TERMINATED)
             return False
         self._client.sendall(self._held)
         self._held = b""

@@ -79,6 +79,14 @@ def test_an_error_of_it_is_that_of_the_statement(proxy: Proxy, tx: Connection) -
     assert tx.info.transaction_status == TransactionStatus.IDLE
 
 
+def test_a_session_that_ends_behind_the_statement_is_noticed(proxy: Proxy, tx: Connection) -> None:
+    """Not only when the step is recorded: it would look as if the body had broken its connection."""
+    proxy.end_before_ready(tx.info.backend_pid)
+    with pytest.raises(psycopg.OperationalError):
+        tx.execute("insert into app values (%s)", [1])
+    assert tx.closed
+
+
 @pytest.mark.parametrize("bad", [[1, 2], {"n": 1}])
 def test_parameters_that_do_not_fit_send_nothing(bad: Any, proxy: Proxy, tx: Connection) -> None:
     def refused() -> None:
