@@ -83,6 +83,11 @@ class StepConnection(Session, psycopg.Connection[Any]):
             refuse("close", self.step)
         super().close()
 
+    def cancel_safe(self, *, timeout: float = 30.0) -> None:
+        """Cancels what runs. The request may reach the server late: nobody else is to meet it on this session."""
+        self.expires_at = 0.0
+        super().cancel_safe(timeout=timeout)
+
     def wait(self, gen: Generator[Any, Any, RV], *args: Any, **kwargs: Any) -> RV:
         """Every exchange of a sync connection passes here: where a seam numbers the user's statements."""
         if self.opening is not None and _code_of(gen) not in _SEE_TO_BEGIN:
@@ -115,6 +120,11 @@ class AsyncStepConnection(Session, psycopg.AsyncConnection[Any]):
         if self.step is not None:
             refuse("close", self.step)
         await super().close()
+
+    async def cancel_safe(self, *, timeout: float = 30.0) -> None:
+        """Cancels what runs; this session is not lent again."""
+        self.expires_at = 0.0
+        await super().cancel_safe(timeout=timeout)
 
     async def wait(self, gen: Generator[Any, Any, RV], *args: Any, **kwargs: Any) -> RV:
         """Every exchange of an async connection passes here."""

@@ -184,6 +184,25 @@ async def test_who_is_cancelled_while_rolling_back_gives_the_connection_back(
         await pool.putconn(each)
 
 
+async def test_a_session_that_was_cancelled_is_not_lent_again(database: Database) -> None:
+    """The request travels on a connection of its own, and may arrive when somebody else has the session."""
+    pool = await database.async_pool()
+    unit = await PsycopgSource().abegin(database, None, None, "1", "step")
+    waiting = asyncio.ensure_future(unit.handle.execute("select pg_sleep(%s)", [60]))
+
+    async def sleeps() -> bool:
+        return unit.connection.lock.locked()
+
+    await await_until(sleeps)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await unit.rollback() is True
+    assert unit.connection.closed
+    await pool.putconn(await pool.getconn())
+    await database.aclose()
+
+
 async def test_what_was_given_to_who_is_gone_goes_to_the_next(database: Database) -> None:
     pool = await database.async_pool()
     held = [await pool.getconn() for _ in range(3)]
