@@ -16,7 +16,7 @@ from pathlib import Path
 
 from psycopg import AsyncConnection, Connection
 
-from dbdurable import Durable, Rate, Retry, current_step
+from dbdurable import Durable, Rate, Retry, current_step, sleep
 
 OUTSIDE = "CHAOS_OUTSIDE"
 """Names the file of outside effects, for the processes that run the workflows."""
@@ -44,6 +44,10 @@ def place() -> tuple[str, str]:
 
 
 INSERT = "insert into chaos.effect (workflow_id, path, what, value) values (%s, %s, %s, %s)"
+
+
+PARKS_S = 0.1
+"""Longer than workers here keep a wait in memory."""
 
 
 def note_outside(what: str) -> None:
@@ -140,7 +144,11 @@ def write_and_start(tx: Connection, value: int) -> int:
 
 @durable.workflow
 def family(size: int) -> int:
-    """Three children: one that it calls, one in the background, one that commits with a transaction."""
+    """Three children: one that it calls, one in the background, one that commits with a transaction.
+
+    It parks for certain, before it has any: a wait for a child is over too soon at times.
+    """
+    sleep(PARKS_S)
     total = child(size)
     child.start(size)
     return total + write_and_start(size)
