@@ -314,6 +314,7 @@ def inject(job: Job, points: Sequence[Point], action: str, at_once: int = 2, pro
         sure = set.intersection(*(set(report.points) for report in run_all(plain, at_once, proxy)))
         left = {name: at for name, at in left.items() if at in sure}
     assert not left, f"void: {[str(at) for at in left.values()]} not reached in {TRIES} runs each"
+    assert 2 * len(done) >= len(points), f"void: only {len(done)} of {len(points)} points were reached"
     return done
 
 
