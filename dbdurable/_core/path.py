@@ -16,9 +16,9 @@ class Line:
         ('1', '2', '3.1')
     """
 
-    __slots__ = ("_draws", "count", "prefix", "suspended", "thread")
+    __slots__ = ("_draws", "count", "heard", "prefix", "suspended", "thread")
 
-    def __init__(self, prefix: str = "") -> None:
+    def __init__(self, prefix: str = "", heard: bool = False) -> None:
         self.prefix = prefix
         """What all its paths begin with: '' for the body itself, '3.' for the branch at position 3."""
         self.count = 0
@@ -27,11 +27,14 @@ class Line:
         """The thread whose calls it counts; None for a task's."""
         self.suspended = False
         """Whether this line was left because it waits: no call on it may begin any more."""
+        self.heard = heard
+        """Whether the code on it has seen the cancel of the workflow: what it calls from then on cleans up, and so
+        do branches that it makes. Branches beside it see the cancel by themselves."""
         self._draws = 0
 
     def at(self, position: int) -> Line:
         """The line of a branch by its number: what `branch` gives to the one that is made in that place."""
-        return Line(f"{self.prefix}{position}.")
+        return Line(f"{self.prefix}{position}.", self.heard)
 
     def take(self) -> str:
         """The next path of this line."""
@@ -41,7 +44,7 @@ class Line:
 
     def branch(self) -> Line:
         """A line of its own below the next path."""
-        return Line(f"{self.take()}.")
+        return Line(f"{self.take()}.", self.heard)
 
     def draw(self) -> str:
         """A name for the next value that is derived from this position: each is given once.

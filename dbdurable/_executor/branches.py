@@ -16,7 +16,7 @@ from typing import Any
 
 from dbdurable._core.control import HandBack, Suspend
 from dbdurable._core.path import Line
-from dbdurable._executor.task_turns import TaskTurns
+from dbdurable._executor.task_turns import TaskTurns, hear
 from dbdurable._protocol.frame import WorkflowFrame, branch, current, current_line
 from dbdurable.errors import BadArgument
 
@@ -41,18 +41,22 @@ def number_tasks(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
             return make(loop, coro, **kwargs)
         if frame.turns is None:
             frame.turns = TaskTurns(frame, loop)
+        maker = current_line(frame)
+        hear(frame, maker)
         line = _line_of(frame, coro)
         context = kwargs.get("context") or contextvars.copy_context()
         context.run(branch.set, (frame, line))
         task = make(loop, coro, **{**kwargs, "context": context})
         frame.branches.add(task)
-        shared = line is current_line(frame)
+        shared = line is maker
 
         def ended(task: asyncio.Future[Any]) -> None:
             frame.branches.discard(task)
             if task.cancelled() and not shared:
                 frame.journal.leave(line.prefix)
-            if task is frame.told:  # the first callback: before anybody who awaits it goes on
+            if frame.told:  # the first callback: before anybody who awaits it goes on
+                if task in frame.told and task.cancelled():
+                    maker.heard = True
                 frame.turns.pass_cancel_on()
 
         task.add_done_callback(ended)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from dbdurable._core.control import Unwind
 from dbdurable._core.path import Line
 from dbdurable._core.tally import Tally
 from dbdurable._protocol.frame import WorkflowFrame, branch, current_line
+from dbdurable.errors import Cancelled
 
 Made = Awaitable[Any] | Callable[[], Awaitable[Any]]
 Task = asyncio.Task[Any]
@@ -20,20 +22,30 @@ async def gather(frame: WorkflowFrame, calls: Sequence[Made]) -> list[Any]:
     """What all of them return; raises the first failure by position when all have ended."""
     group = current_line(frame).branch()
     tasks = [_spawn(frame, group, _await(call)) for call in calls]
-    await _join(frame, tasks, lambda: False)
-    return [task.result() for task in tasks]
+    await _join(frame, tasks)
+    with _outcomes(frame, group):
+        return [task.result() for task in tasks]
 
 
 async def race(frame: WorkflowFrame, calls: Sequence[Made]) -> tuple[int, Any]:
-    """The first that ends; the others are cancelled, and have ended when this returns."""
+    """The first that ends; the others are cancelled, and have ended when this returns.
+
+    A cancel of the workflow does not win: all of them see it.
+    """
     group = current_line(frame).branch()
     ended: list[Task] = []
     tasks = [_spawn(frame, group, _await(call)) for call in calls]
     for task in tasks:
         task.add_done_callback(ended.append)
-    await _join(frame, tasks, lambda: bool(ended))
+
+    def won() -> Task | None:
+        return next((task for task in ended if not (task.cancelled() and group.heard)), None)
+
+    await _join(frame, tasks, lambda: won() is not None)
     await _cancel(tasks)
-    return tasks.index(ended[0]), ended[0].result()
+    with _outcomes(frame, group):
+        first = won() or ended[0]
+        return tasks.index(first), first.result()
 
 
 async def fan_out(
@@ -67,6 +79,10 @@ async def fan_out(
     tasks = [_spawn(frame, nowhere, work()) for _ in range(min(width, len(items)))]
     await _join(frame, tasks, lambda: tally.enough)
     await _cancel(tasks)
+    if not tally.enough:
+        with _outcomes(frame, nowhere):
+            for task in tasks:
+                task.result()
 
 
 def _spawn(frame: WorkflowFrame, line: Line, coroutine: Any) -> Task:
@@ -81,10 +97,25 @@ async def _await(made: Made) -> Any:
     return await (made if isinstance(made, Awaitable) else made())
 
 
-async def _join(frame: WorkflowFrame, tasks: list[Task], enough: Callable[[], bool]) -> None:
+@contextmanager
+def _outcomes(frame: WorkflowFrame, group: Line) -> Iterator[None]:
+    """Around what raises the errors of branches: who gets the cancel of the workflow from one of them has seen it."""
+    line = current_line(frame)
+    try:
+        yield
+    except Cancelled:
+        line.heard = line.heard or group.heard
+        raise
+    finally:
+        if group.heard and not line.heard:
+            frame.told.discard(asyncio.current_task())
+            frame.turns.pass_cancel_on()
+
+
+async def _join(frame: WorkflowFrame, tasks: list[Task], enough: Callable[[], bool] = lambda: False) -> None:
     """Waits until all have ended, or it is enough; one that was left with its attempt ends it for all."""
     pending, me = set(tasks), asyncio.current_task()
-    frame.joining.add(me)
+    frame.joining[me] = tasks
     try:
         while pending and not enough():
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -95,7 +126,7 @@ async def _join(frame: WorkflowFrame, tasks: list[Task], enough: Callable[[], bo
         await _cancel(tasks)
         raise
     finally:
-        frame.joining.discard(me)
+        del frame.joining[me]
 
 
 async def _cancel(tasks: list[Task]) -> None:

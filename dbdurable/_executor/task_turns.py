@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from dbdurable._core.path import Line
 from dbdurable._executor.turns import Turns
 from dbdurable._protocol.call import DurableCall, leave, was_left
 from dbdurable._protocol.effects import Flow
@@ -70,6 +71,7 @@ class TaskTurns(Turns[Turn]):
         """
         if self.frame.unwinding is not None:
             raise self.frame.unwinding
+        hear(self.frame, this.line)
         record = self.recorded(this)
         if record is None:
             return await self._live(this, drive, perform)
@@ -83,7 +85,7 @@ class TaskTurns(Turns[Turn]):
         try:
             return await drive()
         except Cancelled:
-            self._cancel_body()
+            note_told(self.frame)
             raise
         finally:
             self._seen(turn)
@@ -102,7 +104,7 @@ class TaskTurns(Turns[Turn]):
                 if not isinstance(stop, Cancelled) or this.seq is None:
                     raise
                 await self._seen_in_turn(this)
-                self._cancel_body()
+                note_told(self.frame)
                 raise
             except Exception:
                 await self._seen_in_turn(this)
@@ -153,21 +155,18 @@ class TaskTurns(Turns[Turn]):
         if not task.cancelled() and task.exception() is not None:
             self._loop.call_exception_handler({"message": "a cancelled branch", "exception": task.exception()})
 
-    def _cancel_body(self) -> None:
-        """A cancel is for the whole body: a branch of it would keep it to itself, in a TaskGroup for one.
-
-        The branch that has seen it may clean up first: whoever is cancelled then would cancel it once more.
-        """
-        frame, task = self.frame, asyncio.current_task()
-        if frame.root is not None and frame.root is not task and frame.told is None:
-            frame.told = task
-
     def pass_cancel_on(self) -> None:
-        """Cancels the body's own task once the branch that was told has ended, and nobody is in a shield."""
+        """Cancels the body's own task once all who have seen the cancel have ended, and nobody is in a shield.
+
+        A cancel is for the whole body: a branch would keep it to itself, in a TaskGroup for one. Those who have
+        seen it clean up first: whoever is cancelled with the body then would be so once more.
+        """
         frame = self.frame
-        if frame.told is None or not frame.told.done() or frame.shields or frame.root_cancelled:
-            return
-        if frame.unwinding is None and not frame.ended:
+        for task, made in frame.joining.items():
+            if all(each.done() for each in made) and any(each in frame.told and each.cancelled() for each in made):
+                frame.told.add(task)  # it goes on with that
+        busy = frame.shields or not all(task.done() for task in frame.told)
+        if frame.told and not (busy or frame.root_cancelled or frame.ended) and frame.unwinding is None:
             frame.root_cancelled = True
             frame.root.cancel()
 
@@ -263,6 +262,18 @@ class TaskTurns(Turns[Turn]):
             return self._rounds >= ROUNDS_BLIND
         frame = self.frame
         return not any(handle._context.get(current) is frame for handle in ready if not handle._cancelled)
+
+
+def note_told(frame: WorkflowFrame) -> None:
+    """This task has seen the cancel of the workflow."""
+    frame.told.add(asyncio.current_task())
+
+
+def hear(frame: WorkflowFrame, line: Line) -> None:
+    """A task to which the cancel was passed on cleans up from now on."""
+    task = asyncio.current_task()
+    if frame.root_cancelled and task is not None and task.cancelling():
+        line.heard = True
 
 
 def _wake(turn: Turn) -> None:

@@ -23,13 +23,16 @@ def gather(frame: WorkflowFrame, calls: Sequence[Function]) -> list[Any]:
     turns, pool = _open(frame)
     group = current_line(frame).branch()
     made = [turns.spawn(pool, group.branch(), call) for call in calls]
-    _join(turns, made, lambda: False)
+    _join(turns, made)
     _raise_first(frame, made)
     return [each.value for each in made]
 
 
 def race(frame: WorkflowFrame, calls: Sequence[Function]) -> tuple[int, Any]:
-    """The first that ends; the others are left to end by themselves at their next durable call."""
+    """The first that ends; the others are left to end by themselves at their next durable call.
+
+    A cancel of the workflow does not win: all of them see it.
+    """
     turns, pool = _open(frame)
     group = current_line(frame).branch()
     made = [turns.spawn(pool, group.branch(), call) for call in calls]
@@ -90,24 +93,14 @@ def _open(frame: WorkflowFrame) -> tuple[ThreadTurns, DaemonThreads]:
 
 
 def _has_outcome(made: Branch) -> bool:
-    """Whether it ended by itself; one that was left with its attempt, or waits for long, did not."""
-    return made.ended and not isinstance(made.error, Unwind)
+    """Whether it ended by itself; one that was left with its attempt, was cancelled or waits for long, did not."""
+    return made.ended and not isinstance(made.error, Unwind | Cancelled)
 
 
-def _join(turns: ThreadTurns, made: list[Branch], enough: Callable[[], bool]) -> None:
-    """Waits until all have ended, or it is enough. A cancel that one has seen ends the others."""
-
-    def all_ended() -> bool:
-        return all(each.ended for each in made)
-
-    def cancelled() -> bool:
-        return any(each.ended and isinstance(each.error, Cancelled) for each in made)
-
+def _join(turns: ThreadTurns, made: list[Branch], enough: Callable[[], bool] = lambda: False) -> None:
+    """Waits until all have ended, or it is enough."""
     try:
-        turns.join(lambda: enough() or cancelled() or all_ended())
-        if cancelled():
-            turns.leave_behind(made, spare=True)
-            turns.join(all_ended)
+        turns.join(lambda: enough() or all(each.ended for each in made))
     except Lost:
         turns.leave_behind(made)
         raise
@@ -121,4 +114,6 @@ def _raise_first(frame: WorkflowFrame, made: list[Branch]) -> None:
             if isinstance(error, Suspend):
                 raise left_waiting(frame, current_line(frame))
             if isinstance(error, kind) and not isinstance(error, Lost):
+                if isinstance(error, Cancelled):
+                    current_line(frame).heard = True
                 raise error

@@ -16,7 +16,7 @@ from dbdurable._core.control import Lost, Suspend
 from dbdurable._core.path import Line
 from dbdurable._executor.turns import Turns
 from dbdurable._protocol.call import UNNEEDED, WAITS, DurableCall
-from dbdurable._protocol.frame import WorkflowFrame, branch, shielded
+from dbdurable._protocol.frame import WorkflowFrame, branch
 from dbdurable._protocol.ownership import ensure_started
 from dbdurable.errors import Cancelled
 
@@ -54,19 +54,10 @@ class Branch:
     """The how-manieth of all branches it was to end."""
     unneeded: bool = False
     """Whether its next durable call has to raise `Lost`; once."""
-    spared: bool = False
-    """Whether what it does in a `shield()` goes on nevertheless."""
-    shielded: bool = False
-    """Whether what it waits for now is in a `shield()`."""
     turn: Turn | None = None
     """What it waits for now."""
     call: DurableCall | None = None
     """The durable call that it is in."""
-
-    @property
-    def is_left(self) -> bool:
-        """Whether what it waits for now is of no use any more."""
-        return self.unneeded and not (self.spared and self.shielded)
 
 
 @dataclass(eq=False)
@@ -150,8 +141,8 @@ class ThreadTurns(Turns[Turn]):
         """Gives up the turn and waits, in that queue, until it is this branch's again."""
         turn = Turn()
         with self.lock:
-            me.turn, me.shielded = turn, this is not None and this.shielded
-            (self._ready.append if me.is_left else queue)(turn)
+            me.turn = turn
+            (self._ready.append if me.unneeded else queue)(turn)
             if leave:
                 self._leave()
             elif not self._holders:
@@ -172,8 +163,7 @@ class ThreadTurns(Turns[Turn]):
     def _may_go_on(self, me: Branch, this: DurableCall) -> None:
         if self.frame.unwinding is not None:
             raise self.frame.unwinding
-        me.shielded = this.shielded
-        if me.is_left:
+        if me.unneeded:
             me.unneeded = False
             self.drop(this)
             self.frame.journal.leave(this.path)
@@ -223,29 +213,29 @@ class ThreadTurns(Turns[Turn]):
         with self.lock:
             if until():
                 return
-            me.turn, me.shielded = turn, shielded.get() is self.frame
+            me.turn = turn
             self._joins.append(Join(me, turn, until))
-            if me.is_left:
+            if me.unneeded:
                 self._ready.append(turn)
             self._leave()
         self._sleep(turn)
         with self.lock:
             self._joins = [each for each in self._joins if each.turn is not turn]
             me.turn = None
-            if not until() and me.is_left:
+            if not until() and me.unneeded:
                 me.unneeded = False
                 raise Lost(UNNEEDED)
 
-    def leave_behind(self, branches: list[Branch], spare: bool = False) -> None:
-        """Nobody needs these any more: their next durable call raises `Lost`. `spare`: the next one in no shield."""
+    def leave_behind(self, branches: list[Branch]) -> None:
+        """Nobody needs these any more: their next durable call raises `Lost`."""
         with self.lock:
             for each in branches:
                 if each.ended or each.unneeded:
                     continue
-                each.unneeded, each.spared = True, spare
-                if each.call is not None and not (spare and each.call.shielded):
+                each.unneeded = True
+                if each.call is not None:
                     each.call.left = True
-                if each.is_left and each.turn is not None and not each.turn.granted.is_set():
+                if each.turn is not None and not each.turn.granted.is_set():
                     each.turn = each.turn.moved()
                     self._ready.append(each.turn)
 

@@ -57,7 +57,7 @@ class DurableCall:
     written_us: int | None = None
     """When its record was written, once it is there; microseconds since 1970."""
     cleans_up: bool = False
-    """Whether it began after the body had seen a cancel."""
+    """Whether it began after the code around it had seen a cancel."""
     shielded: bool = False
     """Whether it runs although the workflow was cancelled."""
     undoes: str | None = None
@@ -92,7 +92,7 @@ def recall(this: DurableCall) -> Flow[Record | None]:
         raise frame.unwinding
     if this.line.suspended:
         raise Suspend(WAITS)
-    this.cleans_up = frame.interrupted
+    this.cleans_up = this.line.heard
     try:
         record = frame.journal.match(this.path, this.kind, this.name)
     except Diverged as diverged:
@@ -111,7 +111,7 @@ def may_begin(this: DurableCall) -> Flow[Record | None]:
     frame.check()
     if this.left:
         raise Lost(UNNEEDED)
-    if frame.interrupt is not None and not frame.interrupted:
+    if frame.interrupt is not None and not this.line.heard:
         if not this.shielded:
             return (yield from deliver_cancel(this))
         if not frame.adopted:
@@ -144,7 +144,7 @@ def replayed(this: DurableCall, record: Record) -> Any:
     if record.error is None:
         return this.codec.decode(record.output)
     if record.error.startswith(_CANCELLED):
-        this.frame.interrupted = True
+        this.line.heard = True
         raise Cancelled(json.loads(record.error)["message"])
     if record.error.startswith(TIMED_OUT):
         data = json.loads(record.error)
@@ -187,7 +187,7 @@ def deliver_cancel(this: DurableCall) -> Flow[Record]:
         answer = yield from appended(this, new_record(this, 1, 0.0, None, text))
     if not answer.wrote:
         return (yield from written(this))
-    frame.interrupted = True
+    this.line.heard = True
     raise Cancelled(reason)
 
 

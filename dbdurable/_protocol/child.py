@@ -19,7 +19,6 @@ from dbdurable._protocol.call import (
     replayed,
 )
 from dbdurable._protocol.effects import Flow
-from dbdurable._protocol.frame import WorkflowFrame
 from dbdurable._protocol.ownership import resync, steadfast
 from dbdurable._protocol.start import FINAL, Start, outcome_of
 from dbdurable._protocol.wait import await_, ended
@@ -109,14 +108,14 @@ def _look(join: DurableCall, id: UUID, run_child: RunChild, begun: float) -> Flo
             value = outcome_of(id, name, status, output, error, reason, join.codec)
             text, _ = join.codec.settle(value, join.what)
         except Exception as failure:
-            if isinstance(failure, WorkflowCancelled) and not join.shielded and (yield from _was_cancelled(frame)):
+            if isinstance(failure, WorkflowCancelled) and not join.shielded and (yield from _was_cancelled(join)):
                 yield from resync(frame)  # the parent's own cancel has reached the child first
                 return (yield from deliver_cancel(join))
             return (yield from ended(join, frame.lease.now() - begun, error=failure))
         return (yield from ended(join, frame.lease.now() - begun, text=text))
 
 
-def _was_cancelled(frame: WorkflowFrame) -> Flow[bool]:
-    """Whether the body is about to see a cancel of its own workflow."""
-    rows = yield from steadfast(OWNERSHIP, frame.id, frame=frame)
-    return bool(rows) and rows[0][3] is not None and not frame.interrupted
+def _was_cancelled(join: DurableCall) -> Flow[bool]:
+    """Whether who waits is about to see a cancel of its own workflow."""
+    rows = yield from steadfast(OWNERSHIP, join.frame.id, frame=join.frame)
+    return bool(rows) and rows[0][3] is not None and not join.line.heard

@@ -30,8 +30,8 @@ class Wait:
     until: float | None = None
     due: datetime | None = None
     attempts: int = 0
-    shielded: bool = False
-    """Whether it goes on although the workflow was cancelled."""
+    goes_on: bool = False
+    """Whether it goes on although the workflow was cancelled: in a shield, or part of a clean-up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,6 @@ class WorkflowFrame:
     """Of an asynchronous attempt: notices when nothing of it can move."""
     interrupt: str | None = None
     """Why it was cancelled, once that is known here."""
-    interrupted: bool = False
-    """Whether the body has seen the cancel already."""
     adopted: bool = False
     """Whether `epoch` is known to be the one that began with the cancel."""
     in_flight: Any = None
@@ -103,14 +101,14 @@ class WorkflowFrame:
     line: Line = field(default_factory=Line)
     branches: set[Any] = field(default_factory=set)
     """The tasks that the body has made and that have not ended."""
-    joining: set[Any] = field(default_factory=set)
-    """Those of its tasks that wait for others of them."""
+    joining: dict[Any, list[Any]] = field(default_factory=dict)
+    """Those of its tasks that wait for others of them, each with these."""
     root: Any = None
     """The task that runs an asynchronous body."""
-    told: Any = None
-    """The task, another than the body's own, that was the first to see the cancel of the workflow."""
+    told: set[Any] = field(default_factory=set)
+    """The tasks that have seen the cancel of the workflow, or get it from one that they join."""
     root_cancelled: bool = False
-    """Whether a cancel that a branch has seen was passed on to it."""
+    """Whether a cancel that branches have seen was passed on to the body's own task."""
     shields: int = 0
     """How many shields the tasks of the body are in; until they have left them it is not passed on."""
     as_completed: tuple[Any, Line, int] | None = None
@@ -136,8 +134,7 @@ class WorkflowFrame:
     @property
     def waits_in_vain(self) -> bool:
         """Whether something that it waits for would hear of a cancel that is known here: it must not park."""
-        untold = self.interrupt is not None and not self.interrupted
-        return untold and any(not wait.shielded for wait in self.waits.values())
+        return self.interrupt is not None and not all(wait.goes_on for wait in self.waits.values())
 
     def unwind(self, reason: Unwind) -> Unwind:
         """Notes that the attempt is over, and returns what to raise."""

@@ -78,7 +78,7 @@ def await_(
     until = None if timeout_s is None else clock() + timeout_s
     if kept is not None and kept.until is not None:
         until = kept.until
-    wait = Wait(kind, subject, until, due, attempts, this.shielded)
+    wait = Wait(kind, subject, until, due, attempts, this.shielded or this.cleans_up)
     patient_until = clock() + patience_s
     is_kept = kept is not None
     while True:

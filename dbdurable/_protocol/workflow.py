@@ -63,7 +63,7 @@ def _run(
         value = yield from call(body)
         if frame.unwinding is not None:
             return None, None
-        if frame.undos and frame.interrupt is not None and not frame.interrupted:
+        if frame.undos and frame.interrupt is not None and not frame.line.heard:
             raise Cancelled(frame.interrupt)
         _check_end(frame)
         text, value = codec.settle(value, f"the result of workflow {frame.name}")
@@ -137,7 +137,7 @@ def _finish(frame: WorkflowFrame, outcome: Outcome, output: str | None, failure:
     """Writes the final status, guarded by owner and epoch."""
     yield from show_progress(frame)
     while True:
-        if frame.interrupt is not None and not frame.interrupted:
+        if frame.interrupt is not None and not frame.line.heard:
             # Cancelled after its last durable call: nothing of the outcome was committed, so the cancel wins.
             if frame.undos:
                 return LATE_CANCEL

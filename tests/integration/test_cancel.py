@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection, Connection
 
-from dbdurable import Cancelled, Durable, Retry, aio, current_workflow, errors, gather, recv, shield, sleep
+from dbdurable import Cancelled, Durable, Retry, aio, current_workflow, errors, gather, race, recv, shield, sleep
 from tests.support.wait import await_until, wait_until
 from tests.support.workflows import Gate, check_cancelled, items, journal
 
@@ -647,6 +647,142 @@ def test_a_shield_in_one_branch_holds_while_another_one_has_seen_the_cancel(
     other = Gate()
     with durable.executor():
         handle = order.start() if colour == "def" else aorder.sync.start(colour == "TaskGroup")
+        gate.wait_reached()
+        other.wait_reached()
+        handle.cancel("stop")
+        other.go.set()
+        wait_until(lambda: ("call", "Cancelled: stop") in journal(handle))
+        gate.go.set()
+        with pytest.raises(errors.WorkflowCancelled, match="stop"):
+            handle.result(20)
+    assert items(stock) == ["shielded"]
+
+
+@pytest.mark.parametrize("colour", ["def", "async def", "TaskGroup"])
+def test_a_branch_sees_the_cancel_by_itself_while_another_one_cleans_up(
+    durable: Durable, stock: Connection[Any], gate: Gate, colour: str
+):
+    @durable.step
+    def call() -> None:
+        other.wait()
+
+    @durable.step
+    def work() -> None:
+        gate.wait()
+
+    @durable.step
+    def clean() -> None:
+        cleaning.wait()
+
+    @durable.transaction
+    def write(tx: Connection[Any], item: str) -> None:
+        tx.execute("insert into stock values (%s)", [item])
+
+    @durable.workflow
+    def order() -> None:
+        def hears() -> None:
+            try:
+                call()
+                call()
+            finally:
+                clean()
+
+        def works() -> None:
+            try:
+                work()
+                write("after the cancel")
+            finally:
+                gather(write.bind("clean"), write.bind("up"))
+
+        gather(hears, works)
+
+    @durable.workflow
+    async def aorder(groups: bool) -> None:
+        async def hears() -> None:
+            try:
+                await call.aio()
+                await call.aio()
+            finally:
+                await clean.aio()
+
+        async def works() -> None:
+            try:
+                await work.aio()
+                await write.aio("after the cancel")
+            finally:
+                await aio.gather(write.aio.bind("clean"), write.aio.bind("up"))
+
+        if not groups:
+            await aio.gather(hears, works)
+            return
+        async with asyncio.TaskGroup() as group:
+            group.create_task(hears())
+            group.create_task(works())
+
+    other, cleaning = Gate(), Gate()
+    with durable.executor():
+        handle = order.start() if colour == "def" else aorder.sync.start(colour == "TaskGroup")
+        gate.wait_reached()
+        other.wait_reached()
+        handle.cancel("stop")
+        other.go.set()
+        cleaning.wait_reached()
+        gate.go.set()
+        wait_until(lambda: ("write", None) in journal(handle))
+        cleaning.go.set()
+        with pytest.raises(errors.WorkflowCancelled, match="stop"):
+            handle.result(20)
+    assert items(stock) == ["clean", "up"]
+    assert journal(handle).count(("clean", None)) == 1
+
+
+@pytest.mark.parametrize("colour", ["def", "async def"])
+def test_a_cancel_does_not_win_a_race(durable: Durable, stock: Connection[Any], gate: Gate, colour: str):
+    """What is in a shield goes on, and ends before the race does."""
+
+    @durable.step
+    def call() -> None:
+        other.wait()
+
+    @durable.step
+    def hold() -> None:
+        gate.wait()
+
+    @durable.transaction
+    def write(tx: Connection[Any], item: str) -> None:
+        tx.execute("insert into stock values (%s)", [item])
+
+    @durable.workflow
+    def order() -> None:
+        def hears() -> None:
+            call()
+            call()
+
+        def works() -> None:
+            with shield():
+                hold()
+                write("shielded")
+
+        race(hears, works)
+        write("after the cancel")
+
+    @durable.workflow
+    async def aorder() -> None:
+        async def hears() -> None:
+            await call.aio()
+            await call.aio()
+
+        async def works() -> None:
+            with shield():
+                await hold.aio()
+                await write.aio("shielded")
+
+        await aio.race(hears, works)
+        await write.aio("after the cancel")
+
+    other = Gate()
+    with durable.executor():
+        handle = order.start() if colour == "def" else aorder.sync.start()
         gate.wait_reached()
         other.wait_reached()
         handle.cancel("stop")

@@ -266,7 +266,7 @@ def test_a_cancel_ends_the_wait_and_is_recorded_as_its_outcome() -> None:
     told = appends(False, False, error="Cancelled", epoch=3), queries(OWNERSHIP, cancelled_here(4))
     with pytest.raises(Cancelled, match="changed my mind"):
         pump(join_of(world), *script, *told, appends(error="Cancelled", epoch=4))
-    assert world.frame.interrupted
+    assert world.frame.line.heard
 
 
 def test_a_clean_up_may_wait_for_a_child() -> None:

@@ -84,14 +84,14 @@ def test_replay_of_an_error() -> None:
     world = World([recorded(error=KeyError("sku"))])
     with pytest.raises(KeyError, match="sku"):
         pump(step(world.call()))
-    assert not world.frame.interrupted
+    assert not world.frame.line.heard
 
 
 def test_replay_of_a_cancel_counts_as_delivered() -> None:
     world = World([recorded(error=cancelled_text('too "late"'))], interrupt='too "late"')
     with pytest.raises(Cancelled, match='too "late"'):
         pump(step(world.call()))
-    assert world.frame.interrupted
+    assert world.frame.line.heard
     # The clean-up goes on: it is not cancelled again.
     assert pump(step(world.call(Body("refunded"), name="refund")), runs(), appends()) == "refunded"
 
@@ -276,7 +276,7 @@ def test_cancelled_while_it_ran_and_the_value_was_kept() -> None:
     world = World()
     asked = queries(OWNERSHIP, cancelled_here(4))
     assert pump(step(world.call(Body(1))), runs(), appends(mine=False, wrote=True, epoch=3), asked) == 1
-    assert (world.frame.epoch, world.frame.interrupt, world.frame.interrupted) == (4, "changed my mind", False)
+    assert (world.frame.epoch, world.frame.interrupt, world.frame.line.heard) == (4, "changed my mind", False)
     # Delivered by the next call, instead of it, and once.
     body = Body()
     with pytest.raises(Cancelled, match="changed my mind"):
@@ -339,7 +339,7 @@ def test_the_record_of_a_cancel_replays_as_one() -> None:
     with pytest.raises(Cancelled) as raised:
         pump(step(replay.call()))
     assert str(raised.value) == '"ä"\n'
-    assert replay.frame.interrupted
+    assert replay.frame.line.heard
 
 
 def test_a_cancel_is_seen_behind_what_is_recorded() -> None:

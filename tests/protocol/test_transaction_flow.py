@@ -88,7 +88,7 @@ def test_replay(record: Any, outcome: Any) -> None:
     else:
         with pytest.raises(outcome):
             pump(flow_of(world, body))
-        assert world.frame.interrupted is (outcome is Cancelled)
+        assert world.frame.line.heard is (outcome is Cancelled)
     assert body.calls == []
 
 
@@ -138,7 +138,7 @@ def test_fenced_by_a_cancel() -> None:
     world = World()
     with pytest.raises(Cancelled, match="changed my mind"):
         pump(flow_of(world), *FENCED, queries(OWNERSHIP, cancelled_here(4)), appends(error="Cancelled", epoch=4))
-    assert (world.frame.epoch, world.frame.interrupted, world.frame.unwinding) == (4, True, None)
+    assert (world.frame.epoch, world.frame.line.heard, world.frame.unwinding) == (4, True, None)
     assert pump(flow_of(world, Body("undone")), begins(), runs(), commits(epoch=4)) == "undone"
 
 
@@ -258,7 +258,7 @@ def test_a_record_of_a_cancel_that_is_found_counts_as_delivered() -> None:
     world = World()
     with pytest.raises(Cancelled):
         pump(flow_of(world), *lost_commit(), queries(READ_STEP, [saved(None, error=cancelled_text("late"))]))
-    assert world.frame.interrupted
+    assert world.frame.line.heard
 
 
 def test_the_connection_can_be_lost_over_and_over() -> None:
