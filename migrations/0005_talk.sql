@@ -93,22 +93,28 @@ begin
         raise exception using errcode = 'DD012', message = 'no workflow has made a promise with this token',
             hint = 'it is the text that promise(...).token gave, whole and unchanged';
     end if;
-    perform {schema}.check_open(target);
-    perform complete.body::jsonb;
-    insert into {schema}.message (workflow_id, id, topic, body)
-        values (target, md5(complete.token)::uuid, '!promise ' || parts[2],
-                json_build_object('call', complete.call, 'outcome', complete.body))
-        on conflict do nothing;
+    -- Completed before: also where the workflow has ended since. A step that runs again completes it again.
+    select m.body into known from {schema}.message m
+     where m.workflow_id = target and m.id = md5(complete.token)::uuid;
     if not found then
+        perform {schema}.check_open(target);
+        perform complete.body::jsonb;
+        insert into {schema}.message (workflow_id, id, topic, body)
+            values (target, md5(complete.token)::uuid, '!promise ' || parts[2],
+                    json_build_object('call', complete.call, 'outcome', complete.body))
+            on conflict do nothing;
+        if found then
+            perform {schema}.wake(target);
+            return;
+        end if;
         -- A statement of its own, so that it sees one that committed while we waited for it.
         select m.body into strict known from {schema}.message m
          where m.workflow_id = target and m.id = md5(complete.token)::uuid;
-        if complete.call is null or known ->> 'call' is distinct from complete.call::text then
-            raise exception using errcode = 'DD013', message = format(
-                'this promise of workflow %s was completed before', target);
-        end if;
     end if;
-    perform {schema}.wake(target);
+    if complete.call is null or known ->> 'call' is distinct from complete.call::text then
+        raise exception using errcode = 'DD013', message = format(
+            'this promise of workflow %s was completed before', target);
+    end if;
 end $$;
 
 create function {schema}.resolve(token text, value json default 'null', call uuid default null) returns void
