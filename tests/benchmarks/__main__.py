@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dbdurable._embedded import EmbeddedServer
 from tests.benchmarks.about import load_average, machine, round_trip, server_of
+from tests.benchmarks.awake import awake
 from tests.benchmarks.charts import write_charts
 from tests.benchmarks.contest import Load
 from tests.benchmarks.loads import BY_REQUEST, LOADS
@@ -50,6 +51,9 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--charts", type=Path, metavar="DIR", help="write SVG charts there")
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     parser.add_argument("--from", dest="source", type=Path, metavar="JSON", help="measure nothing: show such a file")
+    parser.add_argument(
+        "--awake", action=argparse.BooleanOptionalAction, default=True, help="keep the processors awake meanwhile"
+    )
     parser.add_argument("--directory", type=Path, help="where to put the scratch data; a disk, not memory")
     options = parser.parse_args(arguments)
     if options.rounds < 1 or (options.sleeping is not None and options.sleeping < 1):
@@ -91,6 +95,8 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     try:
         with ExitStack() as stack:
             server = stack.enter_context(EmbeddedServer(scratch / "pg", linger_s=0.5, settings=SETTINGS))
+            if options.awake:
+                about["processors kept awake"] = f"{stack.enter_context(awake())}, which the load average counts"
             with psycopg.connect(server.url, autocommit=True) as connection:
                 about |= server_of(connection) | {"round trip": round_trip(connection)}
             if "far" in options.conditions:
