@@ -96,7 +96,7 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         with ExitStack() as stack:
             server = stack.enter_context(EmbeddedServer(scratch / "pg", linger_s=0.5, settings=SETTINGS))
             if options.awake:
-                about["processors kept awake"] = f"{stack.enter_context(awake())}, which the load average counts"
+                about["processors kept awake"] = stack.enter_context(awake())
             with psycopg.connect(server.url, autocommit=True) as connection:
                 about |= server_of(connection) | {"round trip": round_trip(connection)}
             if "far" in options.conditions:
