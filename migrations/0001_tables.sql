@@ -134,16 +134,19 @@ create table {schema}.wait (
 create index wait_subject on {schema}.wait (kind, subject);
 create index wait_due on {schema}.wait (due) where due is not null and not rung;
 
--- Paused, blocked and failed workflows: lists without an index on status.
+-- Paused, blocked and failed workflows: lists without an index on status. "holds": it was paused while it held
+-- something of its queue's limits, which an executor gives back.
 create table {schema}.attention (
     workflow_id uuid primary key,
     status      {schema}.status not null,
     reason      text not null,
     version     text,
-    since       timestamptz not null default clock_timestamp()
+    since       timestamptz not null default clock_timestamp(),
+    holds       boolean not null default false
 );
 
 create index attention_since on {schema}.attention (since);
+create index attention_holds on {schema}.attention (workflow_id) where holds;
 
 -- Workflows that were cancelled, or have ended, and whose children are still to be: one a transaction, by any
 -- executor. "epoch" is the last one whose children are meant: what clean-up starts is left alone.

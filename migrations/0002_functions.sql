@@ -283,8 +283,10 @@ begin
     update {schema}.workflow x set status = 'paused', epoch = x.epoch + 1, executor_id = null where x.id = w.id;
     update {schema}.wait set remaining = due - clock_timestamp(), due = null
      where workflow_id = w.id and due is not null;
-    insert into {schema}.attention (workflow_id, status, reason) values (w.id, 'paused', 'paused by ' || current_user)
-        on conflict (workflow_id) do nothing;
+    insert into {schema}.attention (workflow_id, status, reason, holds)
+        values (w.id, 'paused', 'paused by ' || current_user, w.slots is not null)
+        on conflict (workflow_id) do update set status = excluded.status, reason = excluded.reason,
+            since = excluded.since, holds = excluded.holds;
     return 'paused';
 end $$;
 

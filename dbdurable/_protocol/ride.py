@@ -16,7 +16,7 @@ from dbdurable._protocol.effects import Flow, Query, Row, flight, query
 from dbdurable._protocol.start import starts_json
 from dbdurable._sql.statement import Statement
 from dbdurable._sql.step import APPEND
-from dbdurable._sql.workflow import FINISH, FINISH_MANY, RIDE_TIMEOUT, START, START_MANY
+from dbdurable._sql.workflow import FINISH, FINISH_MANY, RIDE, START, START_MANY
 
 BATCH_MAX: Final = 128
 """Items of one commit."""
@@ -96,7 +96,7 @@ def together(items: Sequence[Query]) -> Flow[list[Answer]]:
     groups = [(ride, places) for statement, ride in RIDES.items() if (places := _places(items, statement))]
     try:
         _, *found = yield from flight(
-            Query(RIDE_TIMEOUT, ()), *(ride.many([items[n] for n in places]) for ride, places in groups)
+            Query(RIDE, ()), *(ride.many([items[n] for n in places]) for ride, places in groups)
         )
     except ConnectionLost as lost:
         return [ConnectionLost(str(lost), lost.backend) for _ in items]

@@ -48,6 +48,8 @@ APPEND: Final = Statement(
     # Outcomes of outside steps, any number of them: checked, not fenced. A success is a fact and is kept
     # while the workflow is unfinished, whoever ran it; an error only when the row is still the caller's.
     # What comes from an epoch that is over has no position in the order of outcomes: the owner places it.
+    # LATERAL and OFFSET: each workflow is looked for by its key. A session plans this once, maybe while the table is
+    # small, and would go on to read all of it.
     """
     with f as materialized (
         select x.*, (w.executor_id = $1::uuid and w.epoch = x.epoch and w.status = 'running') as mine,
@@ -55,7 +57,9 @@ APPEND: Final = Statement(
           from unnest($2::uuid[], $3::text[], $4::int[], $5::text[], $6::text[], $7::smallint[], $8::int[],
                       $9::float8[], $10::text[], $11::text[])
                as x(workflow_id, path, seq, kind, name, attempts, epoch, elapsed_s, output, error)
-          join {schema}.workflow w on w.id = x.workflow_id and w.status not in ('succeeded', 'failed', 'cancelled')),
+         cross join lateral (
+               select o.executor_id, o.epoch, o.status, o.interrupt from {schema}.workflow o
+                where o.id = x.workflow_id and o.status not in ('succeeded', 'failed', 'cancelled') offset 0) w),
     i as (
         insert into {schema}.step
             (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output, error)

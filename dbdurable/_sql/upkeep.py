@@ -191,13 +191,16 @@ REFILE: Final = Statement(
 
 GIVE_BACK: Final = Statement(
     "give_back",
-    # What paused workflows hold of their queue's limits: pausing itself leaves those rows alone.
+    # What paused workflows hold of their queue's limits: pausing itself leaves those rows alone. Only such are
+    # looked at, however many failures are listed beside them.
     with_parts(
         """
     with k as materialized (
         select w.id, w.queue, w.slots from {schema}.attention a join {schema}.workflow w on w.id = a.workflow_id
-         where w.status in ('paused', 'blocked') and w.slots is not null limit 100
-           for no key update of w skip locked),{slots_back}
+         where a.holds and w.status = 'paused' limit 100
+           for no key update of w skip locked),{slots_back},
+    noted as (
+        update {schema}.attention a set holds = false from k where a.workflow_id = k.id)
     update {schema}.workflow w set slots = null from k where w.id = k.id returning w.queue
     """,
         slots_back=_SLOTS_BACK,

@@ -163,7 +163,18 @@ FINISH_MANY: Final = Statement(
 )
 
 RIDE_TIMEOUT: Final = Statement("ride_timeout", "select set_config('lock_timeout', '100ms', true)")
-"""What rides together must not wait for one of them: it is split then."""
+"""What is done for others must not wait for one of them."""
+
+RIDE: Final = Statement(
+    "ride",
+    # What rides together must not wait for one of them: it is split then. And it looks for each workflow by its
+    # key: a session plans that once, maybe while the tables are small, and would go on to read all of them.
+    """
+    select set_config('lock_timeout', '100ms', true), set_config('enable_seqscan', 'off', true),
+           set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
+           set_config('jit', 'off', true)
+    """,
+)
 
 BLOCK: Final = Statement(
     "block",

@@ -27,8 +27,8 @@ def chart_of(data: dict[str, Any], about: dict[str, str]) -> str:
     parts = [
         f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {height}' role='img' {FONT}>",
         f"<title>{escape(title)}</title>",
-        _text(0, 16, title, 15, TEXT, weight="600"),
-        _text(0, 34, unit, 12, FAINT),
+        text(0, 16, title, 15, TEXT, weight="600"),
+        text(0, 34, unit, 12, FAINT),
     ]
     for number, (row, value) in enumerate(zip(rows, values, strict=True)):
         y = TOP + number * (BAR + GAP)
@@ -37,11 +37,11 @@ def chart_of(data: dict[str, Any], about: dict[str, str]) -> str:
         said = shown(value)
         if row.get("ratio") and not timed and row["contestant"] != row["reference"]:
             said += f"  ({shown(row['ratio'])} x {row['reference'].removesuffix(' sync').removesuffix(' async')})"
-        parts.append(_text(LEFT - 8, y + 13, row["contestant"], 12, TEXT, anchor="end"))
+        parts.append(text(LEFT - 8, y + 13, row["contestant"], 12, TEXT, anchor="end"))
         parts.append(f"<rect x='{LEFT}' y='{y}' width='{length:.1f}' height='{BAR}' rx='2' fill='{colour}'/>")
-        parts.append(_text(LEFT + length + 6, y + 13, said, 12, TEXT))
+        parts.append(text(LEFT + length + 6, y + 13, said, 12, TEXT))
     for number, line in enumerate(foot):
-        parts.append(_text(0, height - 4 - LINE * (len(foot) - 1 - number), line, 10, FAINT))
+        parts.append(text(0, height - 4 - LINE * (len(foot) - 1 - number), line, 10, FAINT))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -56,7 +56,7 @@ def footer(about: dict[str, str]) -> list[str]:
     return lines
 
 
-def _text(x: float, y: float, said: str, size: int, fill: str, anchor: str = "start", weight: str = "400") -> str:
+def text(x: float, y: float, said: str, size: int, fill: str, anchor: str = "start", weight: str = "400") -> str:
     style = f"font-size='{size}' fill='{fill}' text-anchor='{anchor}' font-weight='{weight}'"
     return f"<text x='{x:.1f}' y='{y}' {style}>{escape(said)}</text>"
 
@@ -70,6 +70,6 @@ def write_charts(result: dict[str, Any], directory: Path) -> list[Path]:
             continue
         suffix = "" if data["condition"] == "near" else f"-{data['condition']}"
         path = directory / f"{data['load']}{suffix}.svg"
-        path.write_text(chart_of(data, result["about"]))
+        path.writetext(chart_of(data, result["about"]))
         written.append(path)
     return written

@@ -101,7 +101,11 @@ def shown(value: float | None) -> str:
 
 def markdown_of(data: Data) -> str:
     """The same table for docs/performance.md."""
-    table = table_of(data)
+    return markdown_table(table_of(data))
+
+
+def markdown_table(table: Table) -> str:
+    """A table that was made for the terminal, with its title."""
     columns = [list(column.cells) for column in table.columns]
     lines = ["| " + " | ".join(str(column.header) for column in table.columns) + " |"]
     lines.append("|---" + "|---:" * (len(table.columns) - 1) + "|")
