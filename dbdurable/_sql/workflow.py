@@ -166,7 +166,7 @@ RIDE_TIMEOUT: Final = Statement("ride_timeout", "select set_config('lock_timeout
 """What is done for others must not wait for one of them."""
 
 RIDE: Final = Statement(
-    "ride",
+    "ride_together",
     # What rides together must not wait for one of them: it is split then. And it looks for each workflow by its
     # key: a session plans that once, maybe while the tables are small, and would go on to read all of them.
     """

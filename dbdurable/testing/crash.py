@@ -31,7 +31,7 @@ POLLS = frozenset({"outcome", "idle", "clock"})
 """Statements whose number depends on time: waiting for a result is no point of its own."""
 
 
-FLUSH = "ride_timeout"
+FLUSH = "ride_together"
 """Part of the names of points of a commit that several workflows share: they have a role of their own, "flush",
 since whose thread it is that writes for the others is left to chance, and what rides with it as well."""
 

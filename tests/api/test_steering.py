@@ -185,6 +185,23 @@ def test_pause_stops_before_the_next_record(durable: Durable, stock: Connection[
     assert journal(handle) == [("sell", None), ("sell", None)]
 
 
+def test_who_is_paused_while_its_clean_up_keeps_failing_is_listed_as_paused(
+    durable: Durable, connection: Connection[Any]
+):
+    """Such a note is listed under "running", and is taken away when the clean-up works: the pause is not."""
+
+    @durable.workflow
+    def stuck() -> None: ...
+
+    handle = stuck.start()
+    connection.execute(
+        "insert into dbdurable.attention (workflow_id, status, reason) values (%s, 'running', 'a note')", [handle.id]
+    )
+    handle.pause()
+    listed = connection.execute("select status::text, reason from dbdurable.attention").fetchall()
+    assert [(status, reason.partition(" by ")[0]) for status, reason in listed] == [("paused", "paused")]
+
+
 def test_pause_before_the_claim_and_cancel_while_paused(durable: Durable):
     @durable.workflow
     def order() -> str:

@@ -116,7 +116,8 @@ CURVES = (
         (WORKFLOW, CLAIM, BEAT, UPKEEP), _workflows("succeeded"), scenes.finished,
     ),
     Curve(
-        "failed", "failed workflows", (0, 1_000, 10_000, 100_000), (0, 10_000), (WORKFLOW, UPKEEP), _workflows("failed"), scenes.failed,
+        "failed", "failed workflows", (0, 1_000, 10_000, 100_000), (0, 10_000), (WORKFLOW, UPKEEP),
+        _workflows("failed"), scenes.failed,
     ),
 )  # fmt: skip
 

@@ -256,7 +256,8 @@ def finished(connection: Connection, many: int) -> None:
     """Workflows of three steps that have succeeded."""
     _workflows(
         connection, many, "succeeded",
-        f"""insert into dbdurable.step (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output)
+        f"""insert into dbdurable.step
+                (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output)
             select w.id, n::text, n, 'step', 'call', 1, 1, now(), now(), '1' from w, generate_series(1, {STEPS}) n""",
     )  # fmt: skip
 
@@ -284,7 +285,8 @@ def waiting(connection: Connection, many: int) -> None:
 def executors(connection: Connection, many: int) -> None:
     """Executors that are alive, each with 32 workflows that run in 16 lease rows. One session stands for all."""
     added = connection.execute(
-        """insert into dbdurable.executor (id, expires_at, session_pid, session_start, names, queues, host, pid, version)
+        """insert into dbdurable.executor
+               (id, expires_at, session_pid, session_start, names, queues, host, pid, version)
            select dbdurable.uuid7(), now() + interval '1 day', s.pid, s.backend_start, '{beside}', '{default}', 'host',
                   n, '1'
              from generate_series(1, %s) n cross join (

@@ -119,7 +119,7 @@ def test_what_has_gathered_is_one_commit(application: Durable, connection: Conne
     items = [start_item() for _ in range(60)]
     answers, points = gather(application, items)
     assert [answer[0][0] for answer in answers] == [item.params[4] for item in items]
-    assert points == ["before start", "before start", "before ride + start_many"]
+    assert points == ["before start", "before start", "before ride_together + start_many"]
     assert connection.execute("select count(distinct xmin::text) from dbdurable.workflow").fetchone() == (3,)
 
 
@@ -157,7 +157,7 @@ def test_a_row_that_a_stranger_holds_delays_no_neighbour(
     thread.join(30)
     answers, points = found
     assert answers == [[(id,)] for id in ids]
-    assert points[2:] == ["before ride + finish_many", "before finish"]
+    assert points[2:] == ["before ride_together + finish_many", "before finish"]
     assert connection.execute(finished).fetchone() == (20,)
 
 
