@@ -57,11 +57,14 @@ BEAT: Final = Statement(
 HELD: Final = Statement(
     "held",
     # What the database says this executor runs: cancels come with the answer; what the process does not
-    # know is handed back.
+    # know is handed back. LATERAL and OFFSET: each workflow is looked for by its key, whatever the planner believes
+    # when it plans this for the session's whole life.
     """
     select w.id, w.epoch, w.interrupt, w.queue, w.slots
-      from {schema}.lease l, unnest(l.ids) as i(id) join {schema}.workflow w on w.id = i.id
-     where l.executor_id = $1::uuid and w.executor_id = $1 and w.status = 'running'
+      from {schema}.lease l cross join unnest(l.ids) as i(id) cross join lateral (
+           select o.id, o.epoch, o.interrupt, o.queue, o.slots from {schema}.workflow o
+            where o.id = i.id and o.executor_id = $1 and o.status = 'running' offset 0) w
+     where l.executor_id = $1::uuid
     """,
 )
 

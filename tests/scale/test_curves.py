@@ -55,14 +55,14 @@ def test_work_costs_the_same_whatever_lies_beside_it(meter: Make, curve: Curve, 
 def test_upkeep_reads_all_leases_and_nothing_else_costs_more_among_many_executors(
     meter: Make, curve: Curve, sizes: tuple[int, ...]
 ) -> None:
-    """Whose lease has run out is found by reading them: 200 executors with 3,200 lease rows are 90 pages."""
+    """Who has died is found by reading all lease rows: those of 200 executors, 3,200 of them, are some 700 pages."""
     points = measured(meter(), curve, sizes)
     for work in curve.works:
         print(f"pages of {work.name}, by executors: {cost_of(points, work, 'pages')}")
         if work is not UPKEEP:
             check_flat(points, work.name)
     upkeep = cost_of(points, UPKEEP, "pages")
-    assert max(upkeep.values()) <= min(upkeep.values()) + 0.5 * max(sizes)
+    assert max(upkeep.values()) <= min(upkeep.values()) + 20 + 4 * max(sizes)
     assert set(cost_of(points, UPKEEP, "round_trips").values()) == {1}
 
 
@@ -94,30 +94,31 @@ def test_a_payload_is_written_once_for_each_place_that_keeps_it(
         assert pages[size] <= 100 + 2 * size / 400
 
 
-def test_a_flush_that_was_planned_for_empty_tables_reads_none_of_them_when_they_are_full(meter: Make) -> None:
-    """A session plans its statements once; nothing analyses the tables meanwhile."""
+def test_what_was_planned_for_empty_tables_reads_none_of_them_when_they_are_full(meter: Make) -> None:
+    """A session plans its statements once, and nothing analyses the tables meanwhile: flushes, beats and upkeep."""
     own = meter()
-    with psycopg.connect(own.url, autocommit=True) as connection, scenes.application(own.url) as (app, _):
+    with psycopg.connect(own.url, autocommit=True) as connection, scenes.application(own.url) as (app, executor):
 
-        def burst(calls: int) -> None:
-            threads = [threading.Thread(target=lambda: [app.both(n) for n in range(calls)]) for _ in range(8)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+        def at_work(rounds: int) -> None:
+            for _ in range(rounds):
+                threads = [threading.Thread(target=lambda: [app.both(n) for n in range(4)]) for _ in range(8)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                executor.heartbeat.beat()
+                executor.control._upkeep_at = 0.0
+                executor.control.look()
 
-        burst(20)
-        scenes.finished(connection, 10_000)
-        burst(40)
-    assert rows_read_in_a_row(own) < 10_000
-
-
-def rows_read_in_a_row(meter: Meter) -> int:
-    """By scans of whole tables."""
-    meter.settle()
-    with psycopg.connect(meter.url) as connection:
-        row = connection.execute(
-            "select sum(seq_tup_read)::bigint from pg_stat_all_tables where schemaname = 'dbdurable'"
-        ).fetchone()
-    assert row is not None
-    return int(row[0])
+        at_work(8)
+        scenes.finished(connection, 5_000)
+        scenes.failed(connection, 5_000)
+        scenes.executors(connection, 1)
+        at_work(8)
+    own.settle()
+    with psycopg.connect(own.url) as connection:
+        found = connection.execute(
+            "select relname, seq_tup_read from pg_stat_all_tables "
+            "where schemaname = 'dbdurable' and seq_tup_read > 5000"
+        ).fetchall()
+    assert found == []
