@@ -45,6 +45,7 @@ class Attempts:
         self._ended: list[UUID] = []
         self._children: list[UUID] = []
         self._doubts: dict[WorkflowFrame, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds its tasks only weakly
         self._batch = 0
         self._running = {True: 0, False: 0}  # by "takes a slot of async tasks"
         self._running_of: Counter[str] = Counter()  # by queue
@@ -174,11 +175,9 @@ class Attempts:
         self.add(frame, batch, claimed=True)
         executor = self._executor
         if definition.is_async:
-            run = self._run_async(definition, frame, input)
             try:
-                asyncio.run_coroutine_threadsafe(run, executor.loop)
+                executor.loop.call_soon_threadsafe(self._begin_async, definition, frame, input)
             except RuntimeError:  # the loop is closed: the heartbeat hands back what is unknown here
-                run.close()
                 self.remove(frame, claimed=True, ended=False)
         else:
             executor.body_threads.submit(self._run_sync, definition, frame, input)
@@ -194,6 +193,12 @@ class Attempts:
         finally:
             self.remove(frame, claimed=True, ended=ended)
             executor.control.freed(frame)
+
+    def _begin_async(self, definition: Definition, frame: WorkflowFrame, input: str) -> None:
+        # A task and no more: what would carry its result to another thread is a twelfth of a workflow's memory.
+        task = self._executor.loop.create_task(self._run_async(definition, frame, input))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _run_async(self, definition: Definition, frame: WorkflowFrame, input: str) -> None:
         executor, ended = self._executor, False

@@ -1,4 +1,4 @@
-"""A worker that drains a long queue needs no more memory at its end than at its beginning."""
+"""What running workflows take of memory; and a worker that drains a long queue needs no more at its end."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.benchmarks.memory import measured
 from tests.support.processes import resident_kb
 from tests.support.wait import wait_until
 
 JOBS, STARTED_AT_ONCE = 40_000, 5_000
 GROWTH_KB_MAX = 20_000
+RUNNING_BYTES_MAX = 20_000
 
 WORKER = """
 import sys
@@ -34,6 +36,14 @@ if sys.argv[1] == "start":
 else:
     with durable.executor(threads=16):
         sys.stdin.read()
+"""
+
+
+RESIDENT = """
+import sys
+from tests.benchmarks.memory import measured
+
+print(measured(sys.argv[1], 10_000).resident)
 """
 
 
@@ -61,3 +71,21 @@ def test_memory_stays_flat_while_a_long_queue_is_drained(
         worker.stdin.close()
     print(f"resident after {JOBS // 5:,} jobs: {before:,} kB, after {JOBS:,}: {after:,} kB")
     assert after - before <= GROWTH_KB_MAX
+
+
+def test_a_running_workflow_takes_less_than_20_kb(database_url: str) -> None:
+    """Each in the middle of a step that awaits: what Python has allocated for it."""
+    taken = measured(database_url, 500, trace=True)
+    assert taken.allocated is not None
+    print(f"allocated by Python: {taken.allocated / 1000:.1f} kB a workflow\n{taken.by_line}")
+    assert 5_000 < taken.allocated <= RUNNING_BYTES_MAX
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_ten_thousand_running_workflows_take_less_than_20_kb_each(database_url: str) -> None:
+    """The same of the process, as the system sees it."""
+    command = [sys.executable, "-c", RESIDENT, database_url]
+    taken = float(subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout)
+    print(f"resident: {taken / 1000:.1f} kB a workflow")
+    assert taken <= RUNNING_BYTES_MAX
