@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from html import escape
 from typing import Any
 
 from tests.benchmarks.charts import FAINT, FONT, LINE, TEXT, footer, text
 
-WIDTH, COLUMNS, PANEL, GAP = 760, 2, (330, 200), (50, 78)
+WIDTH, COLUMNS, PANEL, GAP = 780, 2, (330, 200), (60, 62)
 TOP = 60
 COLOURS = ("#2f6fde", "#d9822b", "#2a9d6f", "#a24fc4")
 
@@ -28,7 +27,7 @@ def chart_of(result: dict[str, Any]) -> str:
     for number, panel in enumerate(panels):
         x = number % COLUMNS * (PANEL[0] + GAP[0])
         y = TOP + number // COLUMNS * (PANEL[1] + GAP[1])
-        parts += [f"<g transform='translate({x + 30},{y})'>", *panel, "</g>"]
+        parts += [f"<g transform='translate({x + 40},{y})'>", *panel, "</g>"]
     for number, line in enumerate(lines):
         parts.append(text(0, height - 4 - LINE * (len(lines) - 1 - number), line, 10, FAINT))
     return "\n".join([*parts, "</svg>"]) + "\n"
@@ -36,30 +35,27 @@ def chart_of(result: dict[str, Any]) -> str:
 
 def _panel(curve: dict[str, Any]) -> list[str]:
     cost = "wal_bytes" if curve["name"] == "payload" else "pages"
-    points = curve["points"]
+    points, sizes = curve["points"], sorted({point["size"] for point in curve["points"]})
     wide, high = PANEL[0] - 30, PANEL[1] - 50
-    right = max(1.0, math.log10(max(point["size"] for point in points) or 1))
-    left = math.log10(min((point["size"] for point in points if point["size"]), default=1))
-    left = min(left, right - 1)
+    left, right = _log(sizes[0] or sizes[1] / 10), _log(sizes[-1])  # nothing at all stands a decade before the first
     top = math.ceil(max(_log(point[cost]) for point in points) + 1e-9)
-    parts = [text(0, 0, f"{cost.replace('_', ' ')} against {curve['title']}", 11, TEXT, weight="600")]
+
+    def x_of(size: int) -> float:
+        return (max(_log(size), left) - left) / (right - left) * wide
+
+    def y_of(power: float) -> float:
+        return 10 + high - power / top * high
+
+    what = curve["title"].partition(",")[0]
+    parts = [text(0, 0, f"{cost.replace('_', ' ')}, by {what}", 11, TEXT, weight="600")]
     for power in range(top + 1):
-        y = 10 + high - power / top * high
+        y = y_of(power)
         parts.append(f"<line x1='0' x2='{wide}' y1='{y:.1f}' y2='{y:.1f}' stroke='{FAINT}' stroke-opacity='0.25'/>")
-        parts.append(text(-4, y + 3, _power(power), 9, FAINT, anchor="end"))
-    for size in sorted({point["size"] for point in points}):
-        x = (max(math.log10(size or 1), left) - left) / (right - left) * wide
-        parts.append(text(x, 10 + high + 12, f"{size:,}", 9, FAINT, anchor="middle"))
+        parts.append(text(-4, round(y) + 3, f"{10**power:,}", 9, FAINT, anchor="end"))
+    parts += [text(x_of(size), 10 + high + 12, f"{size:,}", 9, FAINT, anchor="middle") for size in sizes]
     for number, work in enumerate(dict.fromkeys(point["work"] for point in points)):
         colour = COLOURS[number % len(COLOURS)]
-        spots = [
-            (
-                (max(math.log10(point["size"] or 1), left) - left) / (right - left) * wide,
-                10 + high - _log(point[cost]) / top * high,
-            )
-            for point in points
-            if point["work"] == work
-        ]
+        spots = [(x_of(point["size"]), y_of(_log(point[cost]))) for point in points if point["work"] == work]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
         parts.append(f"<polyline points='{path}' fill='none' stroke='{colour}' stroke-width='2'/>")
         parts += [f"<circle cx='{x:.1f}' cy='{y:.1f}' r='2.5' fill='{colour}'/>" for x, y in spots]
@@ -69,7 +65,3 @@ def _panel(curve: dict[str, Any]) -> list[str]:
 
 def _log(value: float) -> float:
     return math.log10(max(value, 1.0))
-
-
-def _power(power: int) -> str:
-    return escape(f"{10**power:,}")

@@ -75,6 +75,12 @@ def _more_steps(steps: int) -> tuple[int, int]:
     return steps, steps + 64
 
 
+def _some(connection: Connection, many: int) -> None:
+    """So that the tables are not tiny: the server reads such as a whole."""
+    if many:
+        scenes.finished(connection, 1_000)
+
+
 def _once(_: int) -> tuple[int, int]:
     return 0, 1
 
@@ -98,6 +104,7 @@ CURVES = (
             Work("one more step", lambda _: scenes.long, _more_steps),
             Work("a step that is replayed", scenes.replay, _once, shared_by=lambda steps: steps),
         ),
+        _workflows("succeeded"), _some,
     ),
     Curve(
         "executors", "executors alive, each with 32 running workflows in 16 lease rows", (1, 10, 50, 200), (1, 50),
@@ -162,13 +169,30 @@ def cost_of(points: list[Point], work: Work, cost: str) -> dict[int, float]:
 
 
 def table_of(curve: dict[str, Any]) -> Table:
-    """A line for each work and size."""
-    table = Table(title=curve["title"], title_justify="left")
-    for heading in ("a unit of work", curve["name"], *(name.replace("_", " ") for name in COSTS)):
-        table.add_column(heading, justify="left" if heading == "a unit of work" else "right", no_wrap=True)
-    for point in sorted(curve["points"], key=lambda point: (point["work"], point["size"])):
-        table.add_row(point["work"], f"{point['size']:,}", *(shown(round(point[name], 3)) for name in COSTS))
+    """A line for each work: what is the same at all sizes, and what the server looks at for each of them."""
+    points, table = curve["points"], Table(title=curve["title"], title_justify="left")
+    sizes = sorted({point["size"] for point in points})
+    table.add_column("a unit of work", no_wrap=True)
+    counts = [name for name in COSTS if name not in ("pages", "cpu_us")]
+    for heading in (*(name.replace("_", " ") for name in counts), *(f"pages at {size:,}" for size in sizes)):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for work in dict.fromkeys(point["work"] for point in points):
+        own = [point for point in points if point["work"] == work]
+        cells = [span([point[name] for point in own]) for name in counts]
+        table.add_row(work, *cells, *(shown(point["pages"]) for point in own))
     return table
+
+
+def span(values: list[float]) -> str:
+    """One figure where they hardly differ, else the first and the last.
+
+    >>> span([4.0, 4.1, 4.0]), span([1500.0, 2_000_000.0])
+    ('4', '1,500 to 2,000,000')
+    """
+    least, most = min(values), max(values)
+    if most <= least * 1.1 + 0.02:
+        return shown(round(least, 3))
+    return f"{shown(values[0])} to {shown(values[-1])}"
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
