@@ -132,7 +132,10 @@ create table {schema}.wait (
 );
 
 create index wait_subject on {schema}.wait (kind, subject);
-create index wait_due on {schema}.wait (due) where due is not null and not rung;
+-- What rings, in the order of ringing; and what ends a workflow by the clock, which is looked for by itself.
+create index wait_due on {schema}.wait (due, workflow_id)
+    where due is not null and not rung and kind not in ('expiry', 'deadline');
+create index wait_end on {schema}.wait (kind, due) where due is not null and kind in ('expiry', 'deadline');
 
 -- Paused, blocked and failed workflows: lists without an index on status. "holds": it was paused while it held
 -- something of its queue's limits, which an executor gives back.

@@ -105,6 +105,8 @@ class Claims:
         self._kept: dict[UUID, dict[str, KeptWait]] = {}
         self._began = self._full_at = self._full_again = 0.0
         self._turn = 0
+        self._turns = {True: 0, False: 0}
+        """Looks that asked for work of that colour: each begins with another queue."""
 
     def ask(self) -> list[Query]:
         """The statements of one look; none where no slot is free."""
@@ -128,7 +130,6 @@ class Claims:
             paused = all(row is not None and row.paused for row in map(self._row, executor.queues))
             return [Query(sql.QUEUES, (executor.queues,))] if paused else []
         return [
-            Query(sql.CLAIM_PLAN, ()),
             *(query for asked in self._asked for query in asked.queries),
             Query(sql.CLAIMED_JOURNALS, (executor.lease.executor_id, lowest)),
             Query(CLAIMED_WAITS, (executor.lease.executor_id, lowest)),
@@ -144,7 +145,7 @@ class Claims:
         """Launches what was claimed."""
         if not self._asked:
             return Taken(0, self._note_queues(answers[0]), hungry=False)
-        _, *claimed, journals, waits, queues = answers
+        *claimed, journals, waits, queues = answers
         claims = iter(claimed)
         records: dict[Any, list[Record]] = {}
         for id, *record in journals:
@@ -163,9 +164,13 @@ class Claims:
     # -- what to ask -----------------------------------------------------------------------------------
 
     def _groups(self, is_async: bool, free: int) -> Iterator[tuple[list[str], int]]:
-        """Queues that nothing limits are asked together, all others alone; every look begins with another one."""
+        """Queues that nothing limits are asked together, all others alone; every look begins with another one.
+
+        So queues take turns, however much there is in one of them and however urgent it is.
+        """
         names = self._executor.queues
-        turn = self._turn % len(names)
+        self._turns[is_async] += 1
+        turn = self._turns[is_async] % len(names)
         together: list[str] = []
         for name in names[turn:] + names[:turn]:
             row = self._row(name)
@@ -192,19 +197,19 @@ class Claims:
             return Asked(is_async, queues, limit, (keys, claim))
         if self._began >= self._full_at or not any(of is is_async and queue in queues for of, queue, _ in self._lines):
             return Asked(is_async, queues, limit, (Query(sql.CLAIM, (queues, names, limit, *owner)),), True)
-        places, ranks, ats, los, his = zip(*sorted(self._ahead(is_async, queues), key=_urgency), strict=True)
+        lines = [line for queue in queues for line in sorted(self._ahead(is_async, queue), key=_urgency)]
+        places, ranks, ats, los, his = zip(*lines, strict=True)
         ahead = (list(places), names, limit, *owner, list(ranks), list(ats), list(los), list(his))
         return Asked(is_async, queues, limit, (Query(sql.CLAIM_AHEAD, ahead),))
 
-    def _ahead(self, is_async: bool, queues: list[str]) -> Iterator[Line]:
-        """The lines that are known, and the gaps between them."""
-        for queue in queues:
-            known = sorted(rank for *of, rank in self._lines if of == [is_async, queue])
-            for rank in known:
-                yield Line(queue, rank, self._lines[is_async, queue, rank], None, None)
-            for lo, hi in pairwise((RANK_MIN, *known, RANK_MAX)):
-                if hi - lo > 1:
-                    yield Line(queue, None, None, lo, hi)
+    def _ahead(self, is_async: bool, queue: str) -> Iterator[Line]:
+        """The lines of a queue that are known, and the gaps between them."""
+        known = sorted(rank for *of, rank in self._lines if of == [is_async, queue])
+        for rank in known:
+            yield Line(queue, rank, self._lines[is_async, queue, rank], None, None)
+        for lo, hi in pairwise((RANK_MIN, *known, RANK_MAX)):
+            if hi - lo > 1:
+                yield Line(queue, None, None, lo, hi)
 
     def _row(self, queue: str) -> QueueRow | None:
         return (self._queues or {}).get(queue)

@@ -15,6 +15,7 @@ from dbdurable._executor.timers import Timers
 from dbdurable._executor.upkeep import Upkeep
 from dbdurable._io.drive import SyncDriver
 from dbdurable._protocol.effects import Query, flight
+from dbdurable._sql.claim import CLAIM_PLAN
 from dbdurable._sql.message import WAKE_ENDED
 from dbdurable.errors import DatabaseUnavailable
 
@@ -132,7 +133,9 @@ class Control:
         claims = self._claims.ask()
         if not upkeep and not timers and not tells and not claims:
             return Taken(0, again=False, hungry=True)
-        answers = iter(self._driver.run(flight(*upkeep, *timers, *tells, *claims)))
+        # All of them walk their indexes, whatever the statistics say: also while tables grow that nobody has analysed.
+        _, *found = self._driver.run(flight(Query(CLAIM_PLAN, ()), *upkeep, *timers, *tells, *claims))
+        answers = iter(found)
         kept, rung, _ = (list(islice(answers, len(asked))) for asked in (upkeep, timers, tells))
         taken = self._claims.take(list(answers)) if claims else Taken(0, again=False, hungry=True)
         if timers:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from dbdurable._executor.runtime import boottime
 from dbdurable._protocol.effects import Query, Row
 from dbdurable._protocol.frame import KeptWait
-from dbdurable._sql.claim import CLAIM_PLAN
 from dbdurable._sql.wait import WAKE_DUE
 
-BATCH_MAX = 1000
+BATCH_MAX: Final = 1000
 """Tickets of one look: other executors share what is due, and claims come in between."""
+
+BEGINNING: Final = ("-infinity", UUID(int=0))
+"""Of all that is due."""
+
+BEGINNING_SHARE: Final = 20
+"""At most a twentieth of the time goes into looks from the beginning: what was rung may lie there, dead, for long."""
 
 
 class Timers:
@@ -22,6 +27,11 @@ class Timers:
 
     def __init__(self) -> None:
         self._next_at = math.inf
+        self._from: tuple[Any, UUID] = BEGINNING
+        """Where the next look begins: behind the last one that was rung."""
+        self._began = self._again_at = 0.0
+        """When the last look was asked for, and when one may begin at the beginning again."""
+        self._full = False
 
     def due_in_s(self) -> float:
         """How long until the next known one."""
@@ -32,18 +42,25 @@ class Timers:
         self._next_at = min(self._next_at, at)
 
     def ask(self, also_others: bool) -> list[Query]:
-        """The statement that rings what is due: where something is known to be, or now and then for all others.
-
-        It walks the index whatever the statistics say, as a claim does.
-        """
+        """The statement that rings what is due: where something is known to be, or now and then for all others."""
         if not also_others and self.due_in_s() > 0:
             return []
-        return [Query(CLAIM_PLAN, ()), Query(WAKE_DUE, (BATCH_MAX,))]
+        self._next_at = math.inf  # what is set from here on may not be in the answer
+        self._began = boottime()
+        if self._began >= self._again_at and not self._full:
+            self._from = BEGINNING
+        return [Query(WAKE_DUE, (BATCH_MAX, *self._from))]
 
     def take(self, rows: list[Row]) -> None:
-        """Notes when to ask again: at once where a batch was full."""
-        found, next_s = rows[0]
-        self._next_at = boottime() + (0.0 if found == BATCH_MAX else math.inf if next_s is None else next_s)
+        """Notes when to ask again, and from where: at once behind a batch that was full."""
+        found, next_s, due, workflow_id = rows[0]
+        now = boottime()
+        if self._from is BEGINNING:
+            self._again_at = now + BEGINNING_SHARE * (now - self._began)
+        if found:
+            self._from = due, workflow_id
+        self._full = found == BATCH_MAX
+        self.expect(now + (0.0 if self._full else math.inf if next_s is None else next_s))
 
 
 def kept_waits(rows: Iterable[tuple[Any, ...]], now: float) -> dict[UUID, dict[str, KeptWait]]:

@@ -13,6 +13,7 @@ from dbdurable._io.pool import OwnConnection
 from dbdurable._protocol.effects import Query, Row, flight, query
 from dbdurable._sql import upkeep as sql
 from dbdurable._sql.cancel import CASCADED, CASCADES, CHILDREN, DEADLINES
+from dbdurable._sql.claim import CLAIM_PLAN
 from dbdurable._sql.workflow import CANCEL, RIDE_TIMEOUT
 from dbdurable.errors import UnknownWorkflow
 
@@ -110,7 +111,7 @@ class Upkeep:
         """
         taken_all, failed_all = 0, 0
         while not self._stopping():
-            (cleared, taken, failed), *_rest = self._driver.run(query(sql.RECOVER))
+            _, [(cleared, taken, failed)] = self._driver.run(flight(Query(CLAIM_PLAN, ()), Query(sql.RECOVER, ())))
             taken_all, failed_all = taken_all + taken, failed_all + failed
             if not cleared:
                 break

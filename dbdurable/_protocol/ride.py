@@ -16,6 +16,7 @@ from dbdurable._protocol.effects import Flow, Query, Row, flight, query
 from dbdurable._protocol.start import starts_json
 from dbdurable._sql.statement import Statement
 from dbdurable._sql.step import APPEND
+from dbdurable._sql.wait import END_WAIT, END_WAIT_MANY
 from dbdurable._sql.workflow import FINISH, FINISH_MANY, RIDE, START, START_MANY
 
 BATCH_MAX: Final = 128
@@ -32,7 +33,9 @@ class Ride:
     may: Callable[[tuple[Any, ...]], bool]
     many: Callable[[Sequence[Query]], Query]
     split: Callable[[Sequence[Query], list[Row]], list[list[Row]]]
-    """The rows of each item; none where it has to be asked alone."""
+    """The rows of each item."""
+    leaves_out: bool = False
+    """An item without rows has to be asked alone: its workflow's row was locked, or is another's by now."""
 
 
 def _start_may(params: tuple[Any, ...]) -> bool:
@@ -62,12 +65,26 @@ def _append_split(items: Sequence[Query], rows: list[Row]) -> list[list[Row]]:
     return [[row] if (row := found.get((item.params[1][0], item.params[2][0]))) else [] for item in items]
 
 
+def _columns(items: Sequence[Query], many: int) -> tuple[list[Any], ...]:
+    """The first parameters of all items, as arrays."""
+    return tuple(list(column) for column in zip(*(item.params[:many] for item in items), strict=True))
+
+
+def _end_wait_many(items: Sequence[Query]) -> Query:
+    return Query(END_WAIT_MANY, _columns(items, 10))
+
+
+def _end_wait_split(items: Sequence[Query], rows: list[Row]) -> list[list[Row]]:
+    found = {(id, path): written_us for id, path, written_us in rows}
+    return [[(written_us,)] if (written_us := found.get(item.params[:2])) else [] for item in items]
+
+
 def _finish_may(params: tuple[Any, ...]) -> bool:
     return params[8] is None  # what gives a limit back waits for that row
 
 
 def _finish_many(items: Sequence[Query]) -> Query:
-    return Query(FINISH_MANY, tuple(list(column) for column in zip(*(item.params[:7] for item in items), strict=True)))
+    return Query(FINISH_MANY, _columns(items, 7))
 
 
 def _finish_split(items: Sequence[Query], rows: list[Row]) -> list[list[Row]]:
@@ -78,7 +95,8 @@ def _finish_split(items: Sequence[Query], rows: list[Row]) -> list[list[Row]]:
 RIDES: Final[dict[Statement, Ride]] = {
     START: Ride(_start_may, _start_many, _start_split),
     APPEND: Ride(_always, _append_many, _append_split),
-    FINISH: Ride(_finish_may, _finish_many, _finish_split),
+    END_WAIT: Ride(_always, _end_wait_many, _end_wait_split, leaves_out=True),
+    FINISH: Ride(_finish_may, _finish_many, _finish_split, leaves_out=True),
 }
 """In the order in which a batch writes them."""
 
@@ -108,8 +126,8 @@ def together(items: Sequence[Query]) -> Flow[list[Answer]]:
     for (ride, places), rows in zip(groups, found, strict=True):
         for place, answer in zip(places, ride.split([items[n] for n in places], rows), strict=True):
             answers[place] = answer
-            if not answer and items[place].statement is FINISH:
-                answers[place] = yield from _alone(items[place])  # its row was locked: alone it may wait
+            if not answer and ride.leaves_out:
+                answers[place] = yield from _alone(items[place])  # alone it may wait, and be refused
     return answers
 
 

@@ -168,7 +168,7 @@ EXPIRE: Final = Statement(
     """
     with due as materialized (
         select t.workflow_id, t.path from {schema}.wait t
-         where t.due <= (select clock_timestamp()) and not t.rung and t.kind = 'expiry'
+         where t.due <= (select clock_timestamp()) and t.kind = 'expiry'
          order by t.due limit 500 for update skip locked),
     late as materialized (
         select w.id from due d join {schema}.workflow w on w.id = d.workflow_id

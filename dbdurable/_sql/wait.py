@@ -121,6 +121,32 @@ END_WAIT: Final = Statement(
     ),
 )
 
+END_WAIT_MANY: Final = Statement(
+    "end_wait_many",
+    # Of several workflows, as END_WAIT. What is not the caller's, or held by somebody just now, or recorded before is
+    # left out: it is asked alone, where refusing and waiting keep nobody else.
+    """
+    with k as materialized (
+        select x.* from unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::text[], $6::uuid[], $7::int[],
+                               $8::float8[], $9::text[], $10::text[])
+               as x(id, path, seq, kind, name, executor_id, epoch, elapsed_s, output, error)
+          join {schema}.workflow w on w.id = x.id and w.executor_id = x.executor_id and w.epoch = x.epoch
+                                  and w.status = 'running'
+           for share of w skip locked),
+    i as (
+        insert into {schema}.step
+            (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output, error)
+        select id, path, seq, kind::{schema}.step_kind, name, 1, epoch,
+               clock_timestamp() - make_interval(secs => elapsed_s), clock_timestamp(), output::json, error::json
+          from k
+        on conflict do nothing
+        returning workflow_id, path, (extract(epoch from finished_at) * 1000000)::bigint as finished_us),
+    t as (
+        delete from {schema}.wait t using i where t.workflow_id = i.workflow_id and t.path = i.path)
+    select workflow_id, path, finished_us from i
+    """,
+)
+
 CLAIMED_WAITS: Final = Statement(
     "claimed_waits",
     # What the claimed workflows waited for: so a deadline is kept. In the flight of the claim.
@@ -150,14 +176,16 @@ WAKE_DUE: Final = Statement(
     "wake_due",
     # What is due becomes tickets, a bounded batch at a time; replicas share it by SKIP LOCKED. A delayed start
     # is over with it. Every other wait stays until its outcome is recorded and does not ring again; its ticket
-    # is written whatever the workflow does, since the claim drops what nobody waits for. The answer: how many,
-    # and in how many seconds the next one is due. The time is a subquery: a volatile function alone is no bound
-    # that an index can be entered by.
+    # is written whatever the workflow does, since the claim drops what nobody waits for. A mass is worked off from
+    # where the batch before this one ended: what that has rung is dead there, and stays so while somebody holds a
+    # snapshot. The answer: how many, in how many seconds the next one is due, and where this batch ended. The time
+    # is a subquery: a volatile function alone is no bound that an index can be entered by.
     """
     with due as materialized (
-        select t.workflow_id, t.path, t.kind from {schema}.wait t
-         where t.due <= (select clock_timestamp()) and not t.rung and t.kind not in ('expiry', 'deadline')
-         order by t.due limit $1::int for update skip locked),
+        select t.workflow_id, t.path, t.kind, t.due from {schema}.wait t
+         where (t.due, t.workflow_id) >= ($2::timestamptz, $3::uuid) and t.due <= (select clock_timestamp())
+           and not t.rung and t.kind not in ('expiry', 'deadline')
+         order by t.due, t.workflow_id limit $1::int for update skip locked),
     started as (
         delete from {schema}.wait t using due d
          where d.kind = 'start' and t.workflow_id = d.workflow_id and t.path = d.path),
@@ -172,6 +200,10 @@ WAKE_DUE: Final = Statement(
          where d.kind <> 'start' or w.status = 'queued')
     select (select count(*) from due),
            (select extract(epoch from t.due - clock_timestamp())::float8 from {schema}.wait t
-             where t.due > (select clock_timestamp()) and not t.rung order by t.due limit 1)
+             where t.due > (select clock_timestamp()) and not t.rung and t.kind not in ('expiry', 'deadline')
+             order by t.due, t.workflow_id limit 1),
+           last.due, last.workflow_id
+      from (values (true)) as always left join (
+           select due, workflow_id from due order by due desc, workflow_id desc limit 1) as last on true
     """,
 )

@@ -13,8 +13,9 @@ import psycopg
 from dbdurable import Durable
 from dbdurable._executor.claims import Claims
 from dbdurable._executor.runtime import boottime
+from dbdurable._executor.timers import Timers
 from dbdurable._io.drive import SyncDriver
-from dbdurable._protocol.effects import flight
+from dbdurable._protocol.effects import Query, flight
 from dbdurable._protocol.lease import Lease
 from dbdurable._sql.claim import CLAIM_PLAN
 from tests.support.plans import Node, explained
@@ -47,7 +48,14 @@ class Claimer:
     def look(self) -> int:
         """One look; how many it claimed."""
         queries = self.claims.ask()
-        return self.claims.take(self._driver.run(flight(*queries))).count
+        _, *answers = self._driver.run(flight(Query(CLAIM_PLAN, ()), *queries))
+        return self.claims.take(answers).count
+
+    def ring(self, timers: Timers) -> int:
+        """Rings one batch of what is due; how many."""
+        _, answer = self._driver.run(flight(Query(CLAIM_PLAN, ()), *timers.ask(also_others=True)))
+        timers.take(answer)
+        return int(answer[0][0])
 
     @property
     def was_full(self) -> bool:
@@ -72,12 +80,10 @@ class Claimer:
         """What each statement of the next look is planned as, and what it does; none of it stays done."""
         found = {}
         with connection.transaction(force_rollback=True):
+            connection.execute(CLAIM_PLAN.render("dbdurable").encode())
+            connection.execute(f"set local plan_cache_mode = {mode}".encode())
             for query in self.claims.ask():
-                if query.statement is CLAIM_PLAN:
-                    connection.execute(CLAIM_PLAN.render("dbdurable").encode())
-                    connection.execute(f"set local plan_cache_mode = {mode}".encode())
-                else:
-                    found[query.statement.name] = explained(connection, query.statement, query.params)
+                found[query.statement.name] = explained(connection, query.statement, query.params)
         return found
 
     def _counted(self, connection: Connection) -> Counter[str]:

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from dbdurable._sql.statement import Statement
 
-__all__ = ["Node", "below", "explained", "nodes", "scans", "show"]
+__all__ = ["Node", "below", "explained", "nodes", "pages", "scans", "show"]
 
 Node: TypeAlias = dict[str, Any]
 
@@ -21,11 +21,17 @@ def explained(connection: psycopg.Connection[Any], statement: Statement, params:
     name = sql.Identifier(statement.name)
     connection.execute(sql.SQL("prepare {} as ").format(name) + sql.SQL(statement.render("dbdurable")))
     try:
-        run = sql.SQL("execute {}({})").format(name, sql.SQL(", ").join(map(sql.Literal, params)))
-        (found,) = connection.execute(sql.SQL("explain (analyze, format json) ") + run).fetchone() or ()
+        values = sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Literal, params))) if params else sql.SQL("")
+        run = sql.SQL("execute {}{}").format(name, values)
+        (found,) = connection.execute(sql.SQL("explain (analyze, buffers, format json) ") + run).fetchone() or ()
     finally:
         connection.execute(sql.SQL("deallocate {}").format(name))
     return list(nodes(found[0]["Plan"]))
+
+
+def pages(found: list[Node]) -> int:
+    """How many it touched, in memory or not."""
+    return int(found[0]["Shared Hit Blocks"] + found[0]["Shared Read Blocks"])
 
 
 def nodes(plan: Node) -> Iterator[Node]:

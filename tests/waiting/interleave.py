@@ -16,6 +16,7 @@ from uuid import uuid4
 import psycopg
 from psycopg import RawCursor
 
+from dbdurable._executor.timers import BEGINNING
 from dbdurable._sql import claim, message, wait
 from dbdurable._sql.statement import Statement
 
@@ -177,7 +178,7 @@ class World:
 
     def _ring(self, times: int) -> Actor:
         for _ in range(times):
-            yield from self._locked("timer", lambda: self.run("timer", wait.WAKE_DUE, 100))
+            yield from self._locked("timer", lambda: self.run("timer", wait.WAKE_DUE, 100, *BEGINNING))
             yield
             self.commit("timer")
             yield
