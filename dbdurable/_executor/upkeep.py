@@ -54,7 +54,6 @@ class Upkeep:
         queries = [
             Query(sql.SUSPECTS, ()),
             Query(sql.DECLARE_EXPIRED, ()),
-            Query(sql.UPKEEP_PLAN, ()),
             Query(sql.RECOVER, ()),
             Query(sql.EXPIRE, ()),
             Query(DEADLINES, ()),
@@ -69,7 +68,7 @@ class Upkeep:
 
     def take(self, answers: list[list[Row]]) -> bool:
         """Goes on with what was found; whether there may be new work to claim."""
-        suspects, expired, _, recovered, _, late, cascades, given, refiled, *_rest = answers
+        suspects, expired, recovered, _, late, cascades, given, refiled, *_rest = answers
         declared = expired + self._declare_seen(suspects)
         for _id, host, pid in declared:
             logger.warning("executor %s:%s is dead: its workflows are taken over", host, pid)

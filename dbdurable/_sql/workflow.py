@@ -168,9 +168,11 @@ RIDE_TIMEOUT: Final = Statement("ride_timeout", "select set_config('lock_timeout
 RIDE: Final = Statement(
     "ride_together",
     # What rides together must not wait for one of them: it is split then. And it looks for each workflow by its
-    # key: a session plans that once, maybe while the tables are small, and would go on to read all of them.
+    # key: a session plans that once, maybe while the tables are small, and would go on to read all of them. By
+    # itself the server would plan it for each commit, since it guesses arrays to be longer than they are.
     """
-    select set_config('lock_timeout', '100ms', true), set_config('enable_seqscan', 'off', true),
+    select set_config('lock_timeout', '100ms', true), set_config('plan_cache_mode', 'force_generic_plan', true),
+           set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
            set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
            set_config('jit', 'off', true)
     """,

@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 
 from dbdurable import Durable
+from dbdurable._core.control import Fenced
 from dbdurable._io.drive import SyncDriver, _riders
 from dbdurable._protocol.effects import Query
 from dbdurable._protocol.ride import RIDES, rides
 from dbdurable._protocol.start import Start
+from dbdurable._sql.wait import END_WAIT
 from dbdurable._sql.workflow import FINISH, START
 from dbdurable.errors import UnknownQueue
 from dbdurable.testing.crash import Point
@@ -132,9 +134,8 @@ def test_one_poisoned_item_among_many_fails_alone(application: Durable, connecti
     assert connection.execute("select count(*) from dbdurable.workflow").fetchone() == (99,)
 
 
-def test_a_row_that_a_stranger_holds_delays_no_neighbour(
-    application: Durable, connection: Connection, database_url: str
-) -> None:
+def running(connection: Connection) -> tuple[UUID, list[UUID]]:
+    """An executor and 20 workflows that it runs; each has a wait at '1'."""
     me, ids = uuid4(), [uuid4() for _ in range(20)]
     for id in ids:
         connection.execute(
@@ -145,20 +146,61 @@ def test_a_row_that_a_stranger_holds_delays_no_neighbour(
             """,
             [id, me],
         )
-    items = [Query(FINISH, (id, me, 1, "succeeded", str(n), None, None, None, None)) for n, id in enumerate(ids)]
-    finished = "select count(*) from dbdurable.workflow where status = 'succeeded'"
+        connection.execute("insert into dbdurable.wait (workflow_id, path, kind) values (%s, '1', 'sleep')", [id])
+    return me, ids
+
+
+def end_wait_item(id: UUID, me: UUID, epoch: int = 1) -> Query:
+    return Query(END_WAIT, (id, "1", 1, "sleep", "sleep", me, epoch, 0.5, None, None))
+
+
+def test_the_ends_of_waits_ride_and_each_is_refused_alone(application: Durable, connection: Connection) -> None:
+    me, ids = running(connection)
+    connection.execute("update dbdurable.workflow set epoch = 2, interrupt = 'enough' where id = %s", [ids[7]])
+    connection.execute(
+        "insert into dbdurable.step (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at) "
+        "values (%s, '1', 1, 'sleep', 'sleep', 1, 1, now(), now())",
+        [ids[11]],
+    )
+    answers, points = gather(application, [end_wait_item(id, me) for id in ids])
+    assert points[:3] == ["before end_wait", "before end_wait", "before ride_together + end_wait_many"]
+    assert points[3:] == ["before end_wait", "before end_wait"]
+    assert isinstance(answers[7], Fenced)
+    assert answers[11] == [], "somebody had recorded it before"
+    written = {id: int(us) for id, us in connection.execute(
+        "select workflow_id, extract(epoch from finished_at) * 1000000 from dbdurable.step where path = '1'"
+    )}  # fmt: skip
+    assert [answers[n] for n in range(20) if n not in (7, 11)] == [
+        [(written[ids[n]],)] for n in range(20) if n not in (7, 11)
+    ]
+    assert ids[7] not in written
+    assert {id for (id,) in connection.execute("select workflow_id from dbdurable.wait")} == {ids[7], ids[11]}
+
+
+@pytest.mark.parametrize("what", ["finish", "end_wait"])
+def test_a_row_that_a_stranger_holds_delays_no_neighbour(
+    what: str, application: Durable, connection: Connection, database_url: str
+) -> None:
+    me, ids = running(connection)
+    if what == "finish":
+        items = [Query(FINISH, (id, me, 1, "succeeded", str(n), None, None, None, None)) for n, id in enumerate(ids)]
+        done = "select count(*) from dbdurable.workflow where status = 'succeeded'"
+    else:
+        items = [end_wait_item(id, me) for id in ids]
+        done = "select count(*) from dbdurable.step"
     with psycopg.connect(database_url) as stranger:
         stranger.execute("select from dbdurable.workflow where id = %s for update", [ids[7]])
         found: list[Any] = []
         thread = threading.Thread(target=lambda: found.extend(gather(application, items)))
         thread.start()
-        wait_until(lambda: connection.execute(finished).fetchone() == (19,))
+        wait_until(lambda: connection.execute(done).fetchone() == (19,))
         stranger.rollback()
     thread.join(30)
     answers, points = found
-    assert answers == [[(id,)] for id in ids]
-    assert points[2:] == ["before ride_together + finish_many", "before finish"]
-    assert connection.execute(finished).fetchone() == (20,)
+    assert [len(answer) for answer in answers] == [1] * 20
+    assert points[2:] == [f"before ride_together + {what}_many", f"before {what}"]
+    assert connection.execute(done).fetchone() == (20,)
+    assert connection.execute("select count(*) from dbdurable.wait").fetchone() == (0,)
 
 
 def test_an_interrupted_leader_leaves_nobody_waiting(application: Durable, connection: Connection) -> None:
@@ -188,4 +230,4 @@ def test_nothing_with_a_key_or_a_limit_rides() -> None:
     finish = (uuid4(), uuid4(), 1, "succeeded", "1", None, None)
     assert rides(Query(FINISH, (*finish, "default", None)))
     assert not rides(Query(FINISH, (*finish, "narrow", [""])))
-    assert len(RIDES) == 3
+    assert len(RIDES) == 4
