@@ -133,10 +133,9 @@ class Control:
         claims = self._claims.ask()
         if not upkeep and not timers and not tells and not claims:
             return Taken(0, again=False, hungry=True)
-        # All of them walk their indexes, whatever the statistics say: also while tables grow that nobody has analysed.
-        _, *found = self._driver.run(flight(Query(CLAIM_PLAN, ()), *upkeep, *timers, *tells, *claims))
-        answers = iter(found)
-        kept, rung, _ = (list(islice(answers, len(asked))) for asked in (upkeep, timers, tells))
+        plan = [Query(CLAIM_PLAN, ())]
+        answers = iter(self._driver.run(flight(*upkeep, *plan, *timers, *tells, *claims)))
+        kept, _, rung, _ = (list(islice(answers, len(asked))) for asked in (upkeep, plan, timers, tells))
         taken = self._claims.take(list(answers)) if claims else Taken(0, again=False, hungry=True)
         if timers:
             self.timers.take(rung[-1])

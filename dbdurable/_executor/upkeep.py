@@ -13,7 +13,6 @@ from dbdurable._io.pool import OwnConnection
 from dbdurable._protocol.effects import Query, Row, flight, query
 from dbdurable._sql import upkeep as sql
 from dbdurable._sql.cancel import CASCADED, CASCADES, CHILDREN, DEADLINES
-from dbdurable._sql.claim import CLAIM_PLAN
 from dbdurable._sql.workflow import CANCEL, RIDE_TIMEOUT
 from dbdurable.errors import UnknownWorkflow
 
@@ -54,6 +53,7 @@ class Upkeep:
         queries = [
             Query(sql.SUSPECTS, ()),
             Query(sql.DECLARE_EXPIRED, ()),
+            Query(sql.UPKEEP_PLAN, ()),
             Query(sql.RECOVER, ()),
             Query(sql.EXPIRE, ()),
             Query(DEADLINES, ()),
@@ -68,7 +68,7 @@ class Upkeep:
 
     def take(self, answers: list[list[Row]]) -> bool:
         """Goes on with what was found; whether there may be new work to claim."""
-        suspects, expired, recovered, _, late, cascades, given, refiled, *_rest = answers
+        suspects, expired, _, recovered, _, late, cascades, given, refiled, *_rest = answers
         declared = expired + self._declare_seen(suspects)
         for _id, host, pid in declared:
             logger.warning("executor %s:%s is dead: its workflows are taken over", host, pid)
@@ -110,7 +110,7 @@ class Upkeep:
         """
         taken_all, failed_all = 0, 0
         while not self._stopping():
-            _, [(cleared, taken, failed)] = self._driver.run(flight(Query(CLAIM_PLAN, ()), Query(sql.RECOVER, ())))
+            _, [(cleared, taken, failed)] = self._driver.run(flight(Query(sql.UPKEEP_PLAN, ()), Query(sql.RECOVER, ())))
             taken_all, failed_all = taken_all + taken, failed_all + failed
             if not cleared:
                 break

@@ -19,6 +19,16 @@ _SLOTS_BACK: Final[LiteralString] = """
          where l.queue = n.queue and l.partition = n.partition)"""
 """What the workflows in `k` held of their queues' limits is given back. Everybody locks those rows in this order."""
 
+UPKEEP_PLAN: Final = Statement(
+    "upkeep_plan",
+    # For what follows in the flight: a session plans each statement once, maybe while the tables are small, and would
+    # go on to read all of a large one, once a second.
+    """
+    select set_config('enable_seqscan', 'off', true), set_config('enable_mergejoin', 'off', true),
+           set_config('jit', 'off', true)
+    """,
+)
+
 SUSPECTS: Final = Statement(
     "suspects",
     # Executors whose heartbeat session has ended although the server stayed up. Null backend_start means

@@ -6,6 +6,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable
+from itertools import combinations
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from dbdurable._protocol.effects import Query
 from dbdurable._sql import executor as beat
 from dbdurable._sql.claim import CLAIM_PLAN
 from dbdurable._sql.message import WAKE_ENDED
+from dbdurable._sql.upkeep import RECOVER, UPKEEP_PLAN
 from dbdurable._sql.wait import WAKE_DUE
 from tests.scale.claimer import Claimer
 from tests.support.plans import explained, pages
@@ -48,15 +50,16 @@ def costs(connection: Connection, claims: Claimer) -> Counter[str]:
     upkeep = Upkeep.__new__(Upkeep)
     upkeep._rounds = FORGET_KEYS_EVERY - 1  # the round in which all of them are asked
     timers, tells = Timers().ask(also_others=True), [Query(WAKE_ENDED, ([ME],))]
-    looks = [*upkeep.ask(["default"]), *tells, *claims.claims.ask(), *timers]
+    looks = [*upkeep.ask(["default"]), Query(CLAIM_PLAN, ()), *tells, *claims.claims.ask(), *timers]
     beats = [Query(beat.BEAT, (ME, 15.0)), Query(beat.HELD, (ME,))]
     found = Counter[str]()
     for queries in looks, beats:
         with connection.transaction(force_rollback=True):
-            if queries is looks:
-                connection.execute(CLAIM_PLAN.render("dbdurable").encode())
             for query in queries:
-                found[query.statement.name] = pages(explained(connection, query.statement, query.params))
+                if query.statement in (UPKEEP_PLAN, CLAIM_PLAN):
+                    connection.execute(query.statement.render("dbdurable").encode())
+                else:
+                    found[query.statement.name] = pages(explained(connection, query.statement, query.params))
     return found
 
 
@@ -187,10 +190,10 @@ def test_starts_of_another_queue_go_on_while_a_mass_is_woken(connection: Connect
 
 
 class Flights:
-    """A seam that counts them by their statements, and by what those of looks begin with."""
+    """A seam that counts them by their statements, and what stands in front of each."""
 
     def __init__(self) -> None:
-        self.by, self.first = Counter[str](), Counter[str]()
+        self.by, self.behind = Counter[str](), Counter[tuple[str, str]]()
         self._lock = threading.Lock()
 
     def reached(self, point: str, connection: object) -> None:
@@ -198,8 +201,7 @@ class Flights:
             names = point.removeprefix("before ").split(" + ")
             with self._lock:
                 self.by.update(set(names))
-                if {"recover", "wake_due", "claimed_waits"} & set(names):
-                    self.first[names[0]] += 1
+                self.behind.update((a, b) for a, b in combinations(names, 2))
 
 
 @pytest.mark.parametrize("colour", ["def", "async def"])
@@ -220,7 +222,8 @@ def test_the_woken_share_their_commits(colour: str, connection: Connection, dura
     with durable.executor():
         wait_until(lambda: connection.execute(finished).fetchone() == (FEW, FEW), 60)
     print(f"{colour}: {flights.by}")
-    assert set(flights.first) == {CLAIM_PLAN.name}
+    assert flights.behind[CLAIM_PLAN.name, WAKE_DUE.name] == flights.by[WAKE_DUE.name] > 0
+    assert flights.behind[UPKEEP_PLAN.name, RECOVER.name] == flights.by[RECOVER.name] > 0
     # How many gather behind a commit is chance; alone each would be a commit of its own.
     assert flights.by["end_wait"] + flights.by["end_wait_many"] < FEW
     assert flights.by["end_wait_many"] > 0
