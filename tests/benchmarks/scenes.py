@@ -18,7 +18,8 @@ from dbdurable._executor.heartbeat import Heartbeat
 from dbdurable._executor.timers import Timers
 from dbdurable._executor.upkeep import Upkeep
 from dbdurable._io.drive import SyncDriver
-from dbdurable._protocol.effects import flight
+from dbdurable._protocol.effects import Query, flight
+from dbdurable._sql.claim import CLAIM_PLAN
 from tests.benchmarks.meter import Connection, Opened, Run
 from tests.scale.claimer import Claimer
 from tests.support.wait import wait_until
@@ -222,7 +223,7 @@ def upkeep(url: str) -> Iterator[Run]:
     def rounds(units: int) -> None:
         for _ in range(units):
             asked = own.ask(["default"])
-            found = driver.run(flight(*asked, *timers.ask(also_others=True)))
+            found = driver.run(flight(*asked, Query(CLAIM_PLAN, ()), *timers.ask(also_others=True)))
             assert not own.take(found[: len(asked)])
 
     try:
