@@ -45,6 +45,7 @@ class Attempts:
         self._ended: list[UUID] = []
         self._children: list[UUID] = []
         self._doubts: dict[WorkflowFrame, int] = {}
+        self._beginning: list[tuple[Definition, WorkflowFrame, str]] = []
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds its tasks only weakly
         self._batch = 0
         self._running = {True: 0, False: 0}  # by "takes a slot of async tasks"
@@ -175,10 +176,7 @@ class Attempts:
         self.add(frame, batch, claimed=True)
         executor = self._executor
         if definition.is_async:
-            try:
-                executor.loop.call_soon_threadsafe(self._begin_async, definition, frame, input)
-            except RuntimeError:  # the loop is closed: the heartbeat hands back what is unknown here
-                self.remove(frame, claimed=True, ended=False)
+            self._begin_soon(definition, frame, input)
         else:
             executor.body_threads.submit(self._run_sync, definition, frame, input)
 
@@ -194,11 +192,31 @@ class Attempts:
             self.remove(frame, claimed=True, ended=ended)
             executor.control.freed(frame)
 
-    def _begin_async(self, definition: Definition, frame: WorkflowFrame, input: str) -> None:
-        # A task and no more: what would carry its result to another thread is a twelfth of a workflow's memory.
-        task = self._executor.loop.create_task(self._run_async(definition, frame, input))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _begin_soon(self, definition: Definition, frame: WorkflowFrame, input: str) -> None:
+        """On the loop. It is woken once for all of a claim: that costs more than a workflow's share of the claim."""
+        loop = self._executor.loop
+        with self._lock:
+            self._beginning.append((definition, frame, input))
+            told = len(self._beginning) > 1
+        if told and not loop.is_closed():
+            return
+        try:
+            loop.call_soon_threadsafe(self._begin_async)
+        except RuntimeError:  # the loop is closed: the heartbeat hands back what is unknown here
+            for _, left, _ in self._take_beginning():
+                self.remove(left, claimed=True, ended=False)
+
+    def _take_beginning(self) -> list[tuple[Definition, WorkflowFrame, str]]:
+        with self._lock:
+            begin, self._beginning = self._beginning, []
+            return begin
+
+    def _begin_async(self) -> None:
+        for definition, frame, input in self._take_beginning():
+            # A task and no more: what would carry its result to another thread is a twelfth of a workflow's memory.
+            task = self._executor.loop.create_task(self._run_async(definition, frame, input))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _run_async(self, definition: Definition, frame: WorkflowFrame, input: str) -> None:
         executor, ended = self._executor, False

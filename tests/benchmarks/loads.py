@@ -128,6 +128,8 @@ def _jobs(put: str) -> tuple[Contestant, ...]:
         return (
             queue("dbdurable", "sync", durable, durable.in_bulk("nothing")),
             queue("dbdurable", "async", durable, durable.in_bulk("anothing")),
+            queue("dbdurable", "sync tuned", durable, durable.in_bulk("nothing"), work="work_tuned"),
+            queue("dbdurable", "async tuned", durable, durable.in_bulk("anothing"), work="work_tuned"),
             queue(
                 "Procrastinate", "tuned", procrastinate, procrastinate.in_bulk, procrastinate.setup, "work_tuned", 0.2
             ),
@@ -137,6 +139,8 @@ def _jobs(put: str) -> tuple[Contestant, ...]:
     return (
         queue("dbdurable", "sync", durable, durable.one_by_one),
         queue("dbdurable", "async", durable, durable.aone_by_one),
+        queue("dbdurable", "sync tuned", durable, durable.one_by_one, work="work_tuned"),
+        queue("dbdurable", "async tuned", durable, durable.aone_by_one, work="work_tuned"),
         queue("DBOS", "", dbos, dbos.one_by_one, dbos.setup, share=0.1),
         queue("DBOS", "tuned", dbos, dbos.one_by_one, dbos.setup, "work_tuned", share=0.1),
         queue("Absurd", "", absurd, absurd.one_by_one, absurd.setup, share=0.2),
@@ -174,18 +178,19 @@ BULK_LOAD = replace(
 )
 
 
-def _idle(contestant: Contestant, peer: Any, enqueue: Any) -> Contestant:
+def _idle(key: str, peer: Any, enqueue: Any) -> Contestant:
+    (contestant,) = (each for each in QUEUE_LOAD.contestants if each.key == key)
     return replace(contestant, opened=latency.to_first_line(peer.__name__, enqueue, peer.DONE))
 
 
 IDLE_LOAD = Load(
     "idle", "an idle queue: from the call to the job's first line, in another process", "starts",
     (
-        _idle(_jobs("one_by_one")[0], durable, durable.one_by_one),
-        _idle(_jobs("one_by_one")[2], dbos, dbos.one_by_one),
-        _idle(_jobs("one_by_one")[4], absurd, absurd.one_by_one),
-        _idle(_jobs("one_by_one")[6], procrastinate, procrastinate.one_by_one),
-        _idle(_jobs("one_by_one")[8], pgqueuer, pgqueuer.one_by_one),
+        _idle("dbdurable sync", durable, durable.one_by_one),
+        _idle("DBOS", dbos, dbos.one_by_one),
+        _idle("Absurd", absurd, absurd.one_by_one),
+        _idle("Procrastinate", procrastinate, procrastinate.one_by_one),
+        _idle("PgQueuer", pgqueuer, pgqueuer.one_by_one),
     ),
     workflows, to("dbdurable sync"), full=20, quick=3, warm_up=2, conditions=("near", "far"),
 )  # fmt: skip

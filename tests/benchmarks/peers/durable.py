@@ -294,6 +294,15 @@ def work(url: str, shift: Shift) -> None:
     app.durable.close()
 
 
+def work_tuned(url: str, shift: Shift) -> None:
+    """A worker process with four times as many slots: jobs that do nothing wait for claims and commits, mostly."""
+    app = Application(url, shift.tick)
+    shift.ready()
+    with app.durable.executor(threads=64, tasks=256):
+        shift.until_end()
+    app.durable.close()
+
+
 def work_polling(url: str, shift: Shift) -> None:
     """A worker process that hears no notifications."""
     os.environ["DBDURABLE_LISTEN_URL"] = "never"
