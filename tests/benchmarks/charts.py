@@ -70,6 +70,6 @@ def write_charts(result: dict[str, Any], directory: Path) -> list[Path]:
             continue
         suffix = "" if data["condition"] == "near" else f"-{data['condition']}"
         path = directory / f"{data['load']}{suffix}.svg"
-        path.writetext(chart_of(data, result["about"]))
+        path.write_text(chart_of(data, result["about"]))
         written.append(path)
     return written
