@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.benchmarks import curves
 from tests.benchmarks.__main__ import chosen_loads, main, parsed
 from tests.benchmarks.charts import chart_of, write_charts
 from tests.benchmarks.loads import BY_REQUEST, IDLE_LOAD, LOADS, QUEUE_LOAD, TEN_LOAD
@@ -112,3 +113,17 @@ def test_the_command_measures_and_shows_again_what_it_wrote(tmp_path: Path, caps
     assert main(["--from", str(file), "--markdown", "--charts", str(tmp_path / "charts")]) == 0
     assert "a workflow without steps" in capsys.readouterr().out
     assert len(list((tmp_path / "charts").iterdir())) == 3
+
+
+def test_curves_are_shown_and_drawn_from_their_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cost = {"statements": 7.0, "round_trips": 4.0, "commits": 4.0, "wal_bytes": 1300.0, "cpu_us": 1.0}
+    points = [{"size": size, "work": "a start", "pages": pages, **cost} for size, pages in ((0, 10.0), (1_000, 25.5))]
+    file, chart = tmp_path / "curves.json", tmp_path / "curves.svg"
+    file.write_text(json.dumps({"about": ABOUT, "curves": [{"name": "few", "title": "a < b, c", "points": points}]}))
+
+    assert curves.main(["--from", str(file), "--chart", str(chart), "--markdown"]) == 0
+
+    assert "| a start | 7 | 4 | 4 | 1,300 | 10 | 25.5 |" in capsys.readouterr().out
+    drawn = [each.text or "" for each in ElementTree.fromstring(chart.read_text()).iter()]
+    assert "pages, by a < b" in drawn
+    assert "a start" in drawn
