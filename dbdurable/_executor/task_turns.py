@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from dbdurable._core.path import Line
 from dbdurable._executor.turns import Turns
+from dbdurable._io.to_the_end import to_the_end
 from dbdurable._protocol.call import DurableCall, leave, was_left
 from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.frame import WorkflowFrame, current
@@ -31,7 +32,7 @@ LEFT_LOOK_S = 60.0
 
 logger = logging.getLogger("dbdurable")
 
-Perform = Callable[[Flow[Any]], Awaitable[Any]]
+Perform = Callable[[Flow[Any]], Coroutine[Any, Any, Any]]
 
 
 class Turn:
@@ -144,16 +145,11 @@ class TaskTurns(Turns[Turn]):
         this.seq = None
         token = current.set(None)
         try:
-            task = asyncio.ensure_future(perform(leave(this)))
-            while not task.done():
-                try:
-                    await asyncio.wait([task])
-                except asyncio.CancelledError:
-                    continue
+            await to_the_end(perform(leave(this)))
+        except Exception as error:
+            self._loop.call_exception_handler({"message": "a cancelled branch", "exception": error})
         finally:
             current.reset(token)
-        if not task.cancelled() and task.exception() is not None:
-            self._loop.call_exception_handler({"message": "a cancelled branch", "exception": task.exception()})
 
     def pass_cancel_on(self) -> None:
         """Cancels the body's own task once all who have seen the cancel have ended, and nobody is in a shield.

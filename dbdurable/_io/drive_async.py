@@ -20,6 +20,7 @@ from dbdurable._io.flight import fly
 from dbdurable._io.riders import AsyncRiders
 from dbdurable._io.seam import point_of
 from dbdurable._io.source import AsyncUnit
+from dbdurable._io.to_the_end import to_the_end
 from dbdurable._protocol.effects import (
     Append,
     Appended,
@@ -187,7 +188,7 @@ class AsyncDriver:
         seam = self._database.seam
         if seam is not None:
             seam.reached("before rollback", unit.connection)
-        return await unit.rollback()
+        return await to_the_end(unit.rollback())
 
     async def _append(self, effect: Append) -> Appended:
         rows = await self._query(Query(APPEND, append_params(effect)))

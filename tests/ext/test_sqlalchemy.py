@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool
 
 from dbdurable import Durable, Retry
+from dbdurable._io.drive_async import AsyncDriver
+from dbdurable._protocol.effects import Begin, Rollback
 from dbdurable.errors import BadConfiguration, NotInTransaction, StepTimeout, WorkflowBlocked
 from dbdurable.ext.sqlalchemy import SQLAlchemy
 from tests.ext.conftest import on_psycopg
@@ -937,3 +940,21 @@ def test_a_pool_without_free_connections_is_waited_for(
         handle.result(10)
     assert orders() == {1: "new"}
     small.dispose()
+
+
+async def test_who_is_cancelled_twice_while_rolling_back_gives_the_connection_back(
+    durable: Durable, async_engine: AsyncEngine
+):
+    driver = AsyncDriver(durable._runtime.database)
+    await driver._perform(Begin(SQLAlchemy(async_engine), None, None, "1", "step"))
+    assert async_engine.pool.checkedout() == 1  # type: ignore[attr-defined]
+    assert driver._unit is not None
+    async with driver._unit.connection.lock:
+        rolling_back = asyncio.ensure_future(driver._perform(Rollback()))
+        for _ in range(2):
+            await asyncio.sleep(0)
+            rolling_back.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await rolling_back
+    assert async_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
