@@ -46,6 +46,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--contestants", nargs="+", metavar="NAME", help="whose names begin so: hand dbdurable")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sleeping", type=int, metavar="N", help="also put so many workflows to sleep")
+    parser.add_argument("--wake", type=int, metavar="N", help="also wake so many that are due at the same moment")
     parser.add_argument("--json", action="store_true", help="print only JSON")
     parser.add_argument("--output", type=Path, help="write the JSON to this file, too")
     parser.add_argument("--charts", type=Path, metavar="DIR", help="write SVG charts there")
@@ -56,18 +57,18 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--directory", type=Path, help="where to put the scratch data; a disk, not memory")
     options = parser.parse_args(arguments)
-    if options.rounds < 1 or (options.sleeping is not None and options.sleeping < 1):
-        parser.error("--rounds and --sleeping take whole numbers from 1 on")
+    if any(number is not None and number < 1 for number in (options.rounds, options.sleeping, options.wake)):
+        parser.error("--rounds, --sleeping and --wake take whole numbers from 1 on")
     return options
 
 
 def chosen_loads(options: argparse.Namespace) -> list[Load]:
     """Those that were named, else all but the few that must be asked for."""
     named = options.loads or [load.name for load in LOADS if load.name not in BY_REQUEST]
-    if options.sleeping:
-        named = [*named, "sleeping"]
+    sizes = {name: size for name, size in (("sleeping", options.sleeping), ("mass", options.wake)) if size}
+    named = [*named, *sizes]
     loads = [load for load in LOADS if load.name in named]
-    return [replace(x, full=options.sleeping or x.full) if x.name == "sleeping" else x for x in loads]
+    return [replace(load, full=sizes.get(load.name, load.full)) for load in loads]
 
 
 def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:

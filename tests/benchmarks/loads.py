@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from tests.benchmarks import latency, recover, recovery
+from tests.benchmarks import latency, mass, recover, recovery
 from tests.benchmarks.contest import STEPS, Contestant, Load
 from tests.benchmarks.peers import absurd, dbos, durable, hand, pgqueuer, procrastinate
 from tests.benchmarks.queues import through_queue
@@ -247,6 +247,14 @@ SLEEPING_LOAD = Load(
     (Contestant("dbdurable", "", recover.asleep, durable.ASLEEP, tables),),
     workflows, to("dbdurable"), full=1_000_000, quick=100, warm_up=0, conditions=("near",),
 )  # fmt: skip
+MASS_LOAD = Load(
+    "mass", "workflows that sleep and are due at the same moment", "workflows",
+    (
+        Contestant("dbdurable", "sync", mass.due_at_once("nap"), durable.DONE, tables),
+        Contestant("dbdurable", "async", mass.due_at_once("anap"), durable.DONE, tables),
+    ),
+    workflows, to("dbdurable sync"), full=100_000, quick=100, warm_up=0, conditions=("near",),
+)  # fmt: skip
 
 LOADS = (
     TEN_LOAD,
@@ -268,6 +276,7 @@ LOADS = (
     REPLAY_LOAD,
     RECOVERY_LOAD,
     SLEEPING_LOAD,
+    MASS_LOAD,
 )
-BY_REQUEST = ("sleeping",)
+BY_REQUEST = ("sleeping", "mass")
 """Not among those that run when no load is named."""

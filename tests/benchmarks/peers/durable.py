@@ -13,7 +13,7 @@ from typing import Any
 
 from psycopg import AsyncConnection, Connection
 
-from dbdurable import Durable, Status, aio, fan_out, sleep_until
+from dbdurable import Durable, Status, aio, fan_out, sleep, sleep_until
 from tests.benchmarks.contest import STEPS, Opened, Run, Spent
 from tests.benchmarks.lanes import on_tasks, on_threads
 from tests.benchmarks.workers import Shift
@@ -129,6 +129,18 @@ class Application:
         @durable.workflow
         def alarm(when: datetime) -> None:
             sleep_until(when)
+
+        @durable.workflow
+        def nap(number: int) -> int:
+            sleep(timedelta(days=30))
+            tick()
+            return number
+
+        @durable.workflow
+        async def anap(number: int) -> int:
+            await aio.sleep(timedelta(days=30))
+            tick()
+            return number
 
         self.alarm = alarm
         self.ten, self.aten, self.outside, self.aoutside = ten, aten, outside, aoutside
