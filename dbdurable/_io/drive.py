@@ -87,9 +87,8 @@ class SyncDriver:
                 self._rollback(Rollback())
 
     def _query(self, effect: Query) -> list[Row]:
-        if self._rides and rides(effect):
-            return _riders(self._database).ride(effect)
-        return self._flight(Flight((effect,)))[0]
+        rows = _riders(self._database).ride(effect) if self._rides and rides(effect) else None
+        return self._flight(Flight((effect,)))[0] if rows is None else rows
 
     def flush(self, items: Sequence[Query]) -> list[Answer]:
         """One commit for what several have gathered."""

@@ -92,9 +92,8 @@ class AsyncDriver:
                 current.reset(token)
 
     async def _query(self, effect: Query) -> list[Row]:
-        if self._rides and rides(effect):
-            return await _async_riders(self._database).ride(effect)
-        return (await self._flight(Flight((effect,))))[0]
+        rows = await _async_riders(self._database).ride(effect) if self._rides and rides(effect) else None
+        return (await self._flight(Flight((effect,))))[0] if rows is None else rows
 
     async def flush(self, items: Sequence[Query]) -> list[Answer]:
         """One commit for what several have gathered."""

@@ -28,7 +28,7 @@ class _Rider:
 
     def __init__(self, item: Query) -> None:
         self.item = item
-        self.answer: Answer | None = None
+        self.answer: Answer = None
         self.batch: list[_Rider] = []
         """What it has to write, itself included, once it is its turn to lead."""
         self.gate = threading.Lock()  # held until there is an answer or a batch to lead
@@ -44,8 +44,11 @@ class Riders:
         self._waiting: deque[_Rider] = deque()
         self._flushes = 0
 
-    def ride(self, item: Query) -> list[Row]:
-        """The rows of the item's statement, once they are committed; or raises what it raised."""
+    def ride(self, item: Query) -> list[Row] | None:
+        """The rows of the item's statement, once they are committed, or raises what it raised.
+
+        None: it has to be asked alone.
+        """
         rider = _Rider(item)
         with self._lock:
             self._waiting.append(rider)
@@ -64,7 +67,6 @@ class Riders:
         if rider.batch:
             self._lead(rider.batch)
         answer = rider.answer
-        assert answer is not None
         if isinstance(answer, BaseException):
             raise answer
         return answer
@@ -97,13 +99,13 @@ class AsyncRiders:
 
     def __init__(self, flush: Callable[[Sequence[Query]], Awaitable[list[Answer]]]) -> None:
         self._flush = flush
-        self._waiting: deque[tuple[Query, asyncio.Future[list[Row]]]] = deque()
+        self._waiting: deque[tuple[Query, asyncio.Future[list[Row] | None]]] = deque()
         self._flushes: set[asyncio.Task[None]] = set()
 
-    async def ride(self, item: Query) -> list[Row]:
-        """The rows of the item's statement, once they are committed; or raises what it raised."""
+    async def ride(self, item: Query) -> list[Row] | None:
+        """The same as `Riders.ride`."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[list[Row]] = loop.create_future()
+        future: asyncio.Future[list[Row] | None] = loop.create_future()
         self._waiting.append((item, future))
         if len(self._flushes) < FLUSHES_MAX:
             # In a context of its own: it is no branch of the workflow that happens to begin it.
@@ -128,7 +130,7 @@ def _lost() -> ConnectionLost:
     return ConnectionLost("the commit was interrupted")
 
 
-def _settle(future: asyncio.Future[list[Row]], answer: Answer) -> None:
+def _settle(future: asyncio.Future[list[Row] | None], answer: Answer) -> None:
     if isinstance(answer, BaseException):
         future.set_exception(answer)
     else:

@@ -1,8 +1,9 @@
 """Statements that can ride together: one commit for what several workflows write at the same moment.
 
 Every item is idempotent, so a batch whose answer was lost is simply sent again by those who wait for it. A batch
-that fails is split until the item that is to blame fails alone: its neighbours do not suffer. Nothing with a
-caller's unique key rides, since it may have to wait for somebody else's transaction.
+that fails is split until the item that is to blame is left alone: who asked for it asks again by itself, where it
+may wait, or fail, and its neighbours do not suffer. Nothing with a caller's unique key rides, since it may have to
+wait for somebody else's transaction.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from dbdurable._sql.workflow import FINISH, FINISH_MANY, RIDE, START, START_MANY
 BATCH_MAX: Final = 128
 """Items of one commit."""
 
-Answer = list[Row] | BaseException
-"""The rows of an item's statement, or what it raised."""
+Answer = list[Row] | BaseException | None
+"""The rows of an item's statement, or what it raised. None: who asked has to ask alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,12 @@ def together(items: Sequence[Query]) -> Flow[list[Answer]]:
     """One commit for all of them, where that goes; the answer to each."""
     if len(items) == 1:
         return [(yield from _alone(items[0]))]
+    return (yield from _shared(items))
+
+
+def _shared(items: Sequence[Query]) -> Flow[list[Answer]]:
+    if len(items) == 1:
+        return [None]
     groups = [(ride, places) for statement, ride in RIDES.items() if (places := _places(items, statement))]
     try:
         _, *found = yield from flight(
@@ -120,14 +127,12 @@ def together(items: Sequence[Query]) -> Flow[list[Answer]]:
         return [ConnectionLost(str(lost), lost.backend) for _ in items]
     except Exception:
         half = len(items) // 2
-        first = yield from together(items[:half])
-        return first + (yield from together(items[half:]))
+        first = yield from _shared(items[:half])
+        return first + (yield from _shared(items[half:]))
     answers: list[Answer] = [[]] * len(items)
     for (ride, places), rows in zip(groups, found, strict=True):
         for place, answer in zip(places, ride.split([items[n] for n in places], rows), strict=True):
-            answers[place] = answer
-            if not answer and ride.leaves_out:
-                answers[place] = yield from _alone(items[place])  # alone it may wait, and be refused
+            answers[place] = answer if answer or not ride.leaves_out else None
     return answers
 
 

@@ -92,7 +92,9 @@ def test_without_names_all_loads_run_but_those_by_request() -> None:
     names = [load.name for load in chosen_loads(parsed([]))]
 
     assert names == [load.name for load in LOADS if load.name not in BY_REQUEST]
-    assert [load.full for load in chosen_loads(parsed(["--loads", "ten", "--sleeping", "5"]))] == [60, 5]
+    assert [load.full for load in chosen_loads(parsed(["--loads", "ten", "--sleeping", "5", "--wake", "7"]))] == [
+        60, 5, 7
+    ]  # fmt: skip
 
 
 def test_the_command_measures_and_shows_again_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

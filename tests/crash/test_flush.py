@@ -75,18 +75,25 @@ class Dam:
             assert self.open.wait(20)
 
 
-def gather(application: Durable, items: Sequence[Query]) -> tuple[list[Any], list[str]]:
-    """What came of the items when all but the first two ride together, and the points of the flushes."""
+def gather(
+    application: Durable, items: Sequence[Query], answers: list[Any] | None = None
+) -> tuple[list[Any], list[str]]:
+    """What came of the items when all but the first two ride together, and the points of the flushes.
+
+    `answers`: where they are noted as they come.
+    """
     database = application._runtime.database
     database.prepare()
-    dam, riders, answers = Dam(), _riders(database), [None] * len(items)
+    answers = [] if answers is None else answers
+    answers[:] = [None] * len(items)
+    dam, riders = Dam(), _riders(database)
     database.seam = dam
 
     def ride(place: int) -> None:
         try:
-            answers[place] = SyncDriver(database).run(one(items[place]))  # type: ignore[call-overload]
+            answers[place] = SyncDriver(database).run(one(items[place]))
         except Exception as error:
-            answers[place] = error  # type: ignore[call-overload]
+            answers[place] = error
 
     threads = [threading.Thread(target=ride, args=(place,)) for place in range(len(items))]
     for thread in threads[:2]:
@@ -190,13 +197,13 @@ def test_a_row_that_a_stranger_holds_delays_no_neighbour(
         done = "select count(*) from dbdurable.step"
     with psycopg.connect(database_url) as stranger:
         stranger.execute("select from dbdurable.workflow where id = %s for update", [ids[7]])
-        found: list[Any] = []
-        thread = threading.Thread(target=lambda: found.extend(gather(application, items)))
+        answers, points = list[Any](), list[str]()
+        thread = threading.Thread(target=lambda: points.extend(gather(application, items, answers)[1]))
         thread.start()
         wait_until(lambda: connection.execute(done).fetchone() == (19,))
+        wait_until(lambda: sum(answer is not None for answer in answers) == 19, what="the neighbours to go on")
         stranger.rollback()
     thread.join(30)
-    answers, points = found
     assert [len(answer) for answer in answers] == [1] * 20
     assert points[2:] == [f"before ride_together + {what}_many", f"before {what}"]
     assert connection.execute(done).fetchone() == (20,)
