@@ -26,7 +26,8 @@ from tests.crash.workflows import durable, mixed
 from tests.support.wait import wait_until
 
 Connection = psycopg.Connection[Any]
-WORKFLOWS = 48
+WORKFLOWS = 160
+"""Enough for some thirty shared commits: the fault must find its own."""
 
 
 @pytest.mark.parametrize("action", ["kill", "cut"])
