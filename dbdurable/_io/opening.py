@@ -62,7 +62,10 @@ def opened_by(connection: Any, statement: Generator[Any, Any, None]) -> Generato
             pgconn.pipeline_sync()
             yield from generators.send(pgconn)
             for _ in opening:
-                yield from _take_answer(connection)
+                result = yield from generators.fetch(pgconn)
+                yield from generators.fetch(pgconn)  # the None behind it
+                if result is not None and result.status == ExecStatus.FATAL_ERROR:
+                    raise errors.error_from_result(result, encoding=connection.info.encoding)
         while True:
             ready = (yield awaited) if pgconn.is_busy() else _READABLE
             awaited = statement.send(ready)
@@ -82,14 +85,6 @@ def opened_by(connection: Any, statement: Generator[Any, Any, None]) -> Generato
     check_writable(connection)
     if failed is not None:
         raise failed
-
-
-def _take_answer(connection: Any) -> Generator[Any, Any, None]:
-    """Reads the answer to one statement that returns nothing."""
-    result = yield from generators.fetch(connection.pgconn)
-    yield from generators.fetch(connection.pgconn)  # the None behind it
-    if result is not None and result.status == ExecStatus.FATAL_ERROR:
-        raise errors.error_from_result(result, encoding=connection.info.encoding)
 
 
 def check_writable(connection: Any) -> None:

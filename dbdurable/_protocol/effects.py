@@ -142,22 +142,10 @@ def flight(*queries: Query) -> Flow[list[list[Row]]]:
     return answers
 
 
-def begin(source: Any, isolation: str | None, row_factory: Any, path: str, step: str) -> Flow[Any]:
-    """Opens the transaction of the step at `path`; the answer is what its function takes first."""
-    handle = yield Begin(source, isolation, row_factory, path, step)
-    return handle
-
-
 def call(function: Callable[[], R], timeout_s: float | None = None, name: str = "", in_flight: Any = None) -> Flow[R]:
     """What the user's function returns, or raises; Interrupted, where it was ended by a cancel."""
     value: R = yield Call(function, timeout_s, name, in_flight)
     return value
-
-
-def commit(*records: Query) -> Flow[int | None]:
-    """Records and commits in one exchange; the answer is when the last record was written."""
-    written_us: int | None = yield Commit(records)
-    return written_us
 
 
 def rollback() -> Flow[bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -25,7 +26,7 @@ from dbdurable._protocol.call import (
     retry_delay_s,
     time_out,
 )
-from dbdurable._protocol.effects import Flow, Query, begin, call, commit, rollback
+from dbdurable._protocol.effects import Begin, Call, Commit, Flow, Query, rollback
 from dbdurable._protocol.frame import WorkflowFrame
 from dbdurable._protocol.limit import call_timeout_s, first_over
 from dbdurable._protocol.message import announce
@@ -49,18 +50,14 @@ def transaction(this: DurableCall) -> Flow[Any]:
     while True:
         delay_s: float | None = None
         try:
-            handle = yield from begin(this.source, this.isolation, this.row_factory, this.path, this.name)
-            value = yield from call(
-                lambda n=attempt, h=handle: this.run(n, h),  # type: ignore[misc]
-                call_timeout_s(this),
-                this.name,
-                this.in_flight,
-            )
+            handle = yield Begin(this.source, this.isolation, this.row_factory, this.path, this.name)
+            run = partial(this.run, attempt, handle)
+            value = yield Call(run, call_timeout_s(this), this.name, this.in_flight)
             text, value = this.codec.settle(value, this.what)
             if this.left:
                 raise Lost(UNNEEDED)
             said, record = frame.progress, _record(this, frame.next_seq(this), attempt, text)
-            this.written_us = yield from commit(*_rides_along(frame), record)
+            this.written_us = yield Commit((*_rides_along(frame), record))
             frame.pending = None
             if frame.progress is said:
                 frame.progress = None
