@@ -20,6 +20,10 @@ from dbdurable._protocol.ride import BATCH_MAX, Answer
 FLUSHES_MAX: Final = 2
 """Flushes under way at once: while the server commits one, the next is made ready."""
 
+PATIENCE_S: Final = 0.1
+"""Who has waited so long for a flush to begin begins one more: one that is under way waits for a row that a
+stranger holds, it seems, and his open transaction is to keep nobody else."""
+
 
 class _Rider:
     """One item, on its way."""
@@ -56,7 +60,8 @@ class Riders:
                 self._flushes += 1
                 self._hand_over()
         try:
-            rider.gate.acquire()
+            while not rider.gate.acquire(timeout=PATIENCE_S):
+                self._one_more(rider)
         except BaseException:  # KeyboardInterrupt: nobody may be left to wait for this thread
             with self._lock:
                 if rider in self._waiting:
@@ -70,6 +75,13 @@ class Riders:
         if isinstance(answer, BaseException):
             raise answer
         return answer
+
+    def _one_more(self, rider: _Rider) -> None:
+        """Begins another flush if nobody has taken this rider along yet."""
+        with self._lock:
+            if rider in self._waiting:
+                self._flushes += 1
+                self._hand_over()
 
     def _lead(self, batch: list[_Rider]) -> None:
         answers: list[Answer] = []
@@ -101,6 +113,9 @@ class AsyncRiders:
         self._flush = flush
         self._waiting: deque[tuple[Query, asyncio.Future[list[Row] | None]]] = deque()
         self._flushes: set[asyncio.Task[None]] = set()
+        self._taken = 0
+        """Batches that flushes have taken along."""
+        self._timer: asyncio.TimerHandle | None = None
 
     async def ride(self, item: Query) -> list[Row] | None:
         """The same as `Riders.ride`."""
@@ -108,14 +123,32 @@ class AsyncRiders:
         future: asyncio.Future[list[Row] | None] = loop.create_future()
         self._waiting.append((item, future))
         if len(self._flushes) < FLUSHES_MAX:
-            # In a context of its own: it is no branch of the workflow that happens to begin it.
-            task = loop.create_task(self._lead(), context=Context())
-            self._flushes.add(task)
-            task.add_done_callback(self._flushes.discard)
+            self._begin(loop)
+        else:
+            self._be_patient(loop)
         return await future
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        # In a context of its own: it is no branch of the workflow that happens to begin it.
+        task = loop.create_task(self._lead(), context=Context())
+        self._flushes.add(task)
+        task.add_done_callback(self._flushes.discard)
+
+    def _be_patient(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is None:
+            self._timer = loop.call_later(PATIENCE_S, self._one_more, loop, self._taken, context=Context())
+
+    def _one_more(self, loop: asyncio.AbstractEventLoop, taken: int) -> None:
+        """Begins another flush if nobody has been taken along since."""
+        self._timer = None
+        if self._waiting:
+            if self._taken == taken:
+                self._begin(loop)
+            self._be_patient(loop)
 
     async def _lead(self) -> None:
         while self._waiting:
+            self._taken += 1
             batch = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
             answers: list[Answer] = []
             try:

@@ -12,6 +12,7 @@ import pytest
 
 from dbdurable import Durable
 from dbdurable._core.control import Fenced
+from dbdurable._io import riders
 from dbdurable._io.drive import SyncDriver, _riders
 from dbdurable._protocol.effects import Query
 from dbdurable._protocol.ride import RIDES, rides
@@ -119,7 +120,8 @@ def start_item(queue: str = "default", known: bool = True) -> Query:
 
 
 @pytest.fixture
-def application(database_url: str) -> Any:
+def application(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(riders, "PATIENCE_S", 60.0)  # who gathers behind a dam waits for it
     made = Durable(database_url)
     yield made
     made.close()

@@ -38,7 +38,17 @@ class Application:
             stay()
             return number
 
+        @self.durable.workflow
+        async def aquick(number: int) -> int:
+            return number
+
+        @self.durable.workflow
+        async def aslow(number: int) -> int:
+            await stay.aio()
+            return number
+
         self.quick, self.slow, self.narrow, self.lines = quick, slow, narrow, lines
+        self.by_colour = {"def": (quick, slow), "async def": (aquick.sync, aslow.sync)}
 
 
 @pytest.fixture
@@ -102,6 +112,27 @@ def test_a_running_one_that_is_held_holds_up_only_its_own_end(
         stranger.rollback()
         assert held.result(timeout=10) == 1
     assert connection.execute("select coalesce(sum(used), 0) from dbdurable.limit_key").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("colour", ["def", "async def"])
+def test_several_that_are_held_do_not_keep_the_flushes_from_others(
+    colour: str, application: Application, stranger: Stranger, connection: psycopg.Connection
+) -> None:
+    quick, slow = application.by_colour[colour]
+    held = [slow.start(number) for number in range(4)]
+    with application.durable.executor(threads=8, tasks=8):
+        wait_until(lambda: statuses(connection, held) == ["running"] * 4)
+        assert application.inside.wait(10)
+        for each in held:
+            hold(stranger, each)
+        application.go.set()
+        blocked = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+        wait_until(lambda: connection.execute(blocked).fetchone()[0] >= 2)  # type: ignore[index]
+        others = [quick.start(number) for number in range(20)]
+        assert [other.result(timeout=10) for other in others] == list(range(20))
+        assert statuses(connection, held) == ["running"] * 4
+        stranger.rollback()
+        assert [each.result(timeout=10) for each in held] == list(range(4))
 
 
 def test_a_dead_executors_work_is_recovered_around_the_one_that_is_held(
