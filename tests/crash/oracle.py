@@ -126,7 +126,8 @@ def is_mid_flight(connection: Connection) -> bool:
 
     # What the process sent before it was frozen may still be on its way through the server.
     wait_until(lambda: all(event == "ClientRead" for event, _ in active()), what="the server to have done what it got")
-    return any(has_locks for _, has_locks in active())
+    # Nor is what begins to be done between the two looks: only who still reads waits for something.
+    return any(has_locks for event, has_locks in active() if event == "ClientRead")
 
 
 def expire_all(connection: Connection) -> None:
