@@ -239,8 +239,9 @@ def overtake_at(
     for at in tried:
         with frozen(connection, Job(url, program, (), (at, "freeze"), mutant)) as (zombie, name):
             expire_all(connection)
-            rescued = run(Job(url, program, runs=(name,), mutant=mutant))
-            assert rescued.results.get(name) == golden.results["golden"], rescued.error
+            with blamed_on(f"frozen at {at}"):
+                rescued = run(Job(url, program, runs=(name,), mutant=mutant))
+                assert rescued.results.get(name) == golden.results["golden"], rescued.error
             zombie.thaw()
             report = zombie.end()
         with blamed_on(f"frozen at {at}"):
