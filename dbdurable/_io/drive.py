@@ -1,6 +1,6 @@
 """Performs the effects of a protocol for `def` code; `drive_async` is the same text with `async` and `await`.
 
-Every statement and commit passes the seam.
+Every statement and commit passes `_reached`, the seam.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from dbdurable._io.database import Database
 from dbdurable._io.faults import drop_read_only, raise_meaning
 from dbdurable._io.flight import fly
 from dbdurable._io.riders import Riders
-from dbdurable._io.seam import point_of
 from dbdurable._io.source import SyncUnit
 from dbdurable._io.timeouts import call_within
 from dbdurable._protocol.effects import (
@@ -86,6 +85,10 @@ class SyncDriver:
             if self._unit is not None:
                 self._rollback(Rollback())
 
+    def _reached(self, when: str, what: str, connection: Any = None) -> None:
+        if self._database.seam is not None:
+            self._database.seam.reached(f"{when} {what}", connection)
+
     def _query(self, effect: Query) -> list[Row]:
         rows = _riders(self._database).ride(effect) if self._rides and rides(effect) else None
         return self._flight(Flight((effect,)))[0] if rows is None else rows
@@ -96,15 +99,13 @@ class SyncDriver:
 
     def _flight(self, effect: Flight) -> list[list[Row]]:
         pool, connection = self._pool or self._database.pool, None
-        seam = self._database.seam
+        point = " + ".join(query.statement.name for query in effect.queries)
         try:
             connection = pool.getconn()
-            if seam is not None:
-                seam.reached(f"before {point_of(effect.queries)}", connection)
+            self._reached("before", point, connection)
             with connection.lock:
                 answers = connection.wait(fly(connection, self._database.statements(effect.queries)))
-            if seam is not None:
-                seam.reached(f"after {point_of(effect.queries)}", connection)
+            self._reached("after", point, connection)
             return answers
         except psycopg.Error as error:
             raise_meaning(error, connection, self._database.schema)
@@ -113,23 +114,19 @@ class SyncDriver:
                 pool.putconn(connection)
 
     def _begin(self, effect: Begin) -> Any:
-        seam = self._database.seam
-        if seam is not None:
-            seam.reached(f"before begin {effect.step}", None)
+        self._reached("before begin", effect.step)
         try:
             self._unit = effect.source.begin(
                 self._database, effect.isolation, effect.row_factory, effect.path, effect.step
             )
         except psycopg.Error as error:
             raise_meaning(error, None, self._database.schema)
-        if seam is not None:
-            seam.reached(f"after begin {effect.step}", self._unit.connection)
+        self._reached("after begin", effect.step, self._unit.connection)
         return self._unit.handle
 
     def _call(self, effect: Call) -> Any:
-        seam, unit, in_flight = self._database.seam, self._unit, effect.in_flight
-        if seam is not None:
-            seam.reached(f"before call {effect.name}", unit and unit.connection)
+        unit, in_flight = self._unit, effect.in_flight
+        self._reached("before call", effect.name, unit and unit.connection)
         if unit is not None and in_flight is not None:
             in_flight.enter(unit, lambda: _cancel(unit))
         function = effect.function if unit is None else lambda: _inside(unit, effect.function)
@@ -151,31 +148,27 @@ class SyncDriver:
                 in_flight.leave(unit)
         if unit is not None:
             unit.settle()
-        if seam is not None:
-            seam.reached(f"after call {effect.name}", unit and unit.connection)
+        self._reached("after call", effect.name, unit and unit.connection)
         return value
 
     def _commit(self, effect: Commit) -> int | None:
-        seam, unit = self._database.seam, self._unit
+        unit = self._unit
         assert unit is not None
-        if seam is not None:
-            seam.reached(f"before {point_of(effect.records)} + commit", unit.connection)
+        point = " + ".join(record.statement.name for record in effect.records)
+        self._reached("before", f"{point} + commit", unit.connection)
         try:
             written_us = unit.commit(self._database.statements(effect.records))
         except psycopg.Error as error:
             raise_meaning(error, unit.connection, self._database.schema)
         self._unit = None
-        if seam is not None:
-            seam.reached(f"after {point_of(effect.records)} + commit", None)
+        self._reached("after", f"{point} + commit", None)
         return written_us
 
     def _rollback(self, effect: Rollback) -> bool:
         unit, self._unit = self._unit, None
         if unit is None:
             return True
-        seam = self._database.seam
-        if seam is not None:
-            seam.reached("before rollback", unit.connection)
+        self._reached("before", "rollback", unit.connection)
         return unit.rollback()
 
     def _append(self, effect: Append) -> Appended:

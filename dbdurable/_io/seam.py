@@ -6,10 +6,7 @@ is reached. Product code never looks at what a seam does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Protocol
-
-from dbdurable._protocol.effects import Query
 
 
 class Seam(Protocol):
@@ -17,8 +14,3 @@ class Seam(Protocol):
 
     def reached(self, point: str, connection: Any) -> None:
         """`point` says what is about to happen or has happened: 'before commit reserve'."""
-
-
-def point_of(queries: Sequence[Query]) -> str:
-    """The name of the point at which they are sent together."""
-    return " + ".join(query.statement.name for query in queries)
