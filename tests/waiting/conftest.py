@@ -46,5 +46,8 @@ def parked(connection: Connection) -> Parked:
 
 
 def make_due(connection: Connection, id: Any) -> None:
-    """What the workflow waits for is due now."""
-    connection.execute("update dbdurable.wait set due = clock_timestamp(), rung = false where workflow_id = %s", [id])
+    """Each time that the workflow waits for is due now; what has no time goes on waiting for what it waits for."""
+    connection.execute(
+        "update dbdurable.wait set due = clock_timestamp(), rung = false where workflow_id = %s and due is not null",
+        [id],
+    )
