@@ -17,6 +17,7 @@ from dbdurable._io.database import Database
 from dbdurable._io.faults import drop_read_only, raise_meaning
 from dbdurable._io.flight import fly
 from dbdurable._io.riders import Riders
+from dbdurable._io.seam import Reached, point_of
 from dbdurable._io.source import SyncUnit
 from dbdurable._io.timeouts import call_within
 from dbdurable._protocol.effects import (
@@ -85,9 +86,9 @@ class SyncDriver:
             if self._unit is not None:
                 self._rollback(Rollback())
 
-    def _reached(self, when: str, what: str, connection: Any = None) -> None:
+    def _reached(self, when: str, effect: Reached, connection: Any = None) -> None:
         if self._database.seam is not None:
-            self._database.seam.reached(f"{when} {what}", connection)
+            self._database.seam.reached(f"{when} {point_of(effect)}", connection)
 
     def _query(self, effect: Query) -> list[Row]:
         rows = _riders(self._database).ride(effect) if self._rides and rides(effect) else None
@@ -99,13 +100,12 @@ class SyncDriver:
 
     def _flight(self, effect: Flight) -> list[list[Row]]:
         pool, connection = self._pool or self._database.pool, None
-        point = " + ".join(query.statement.name for query in effect.queries)
         try:
             connection = pool.getconn()
-            self._reached("before", point, connection)
+            self._reached("before", effect, connection)
             with connection.lock:
                 answers = connection.wait(fly(connection, self._database.statements(effect.queries)))
-            self._reached("after", point, connection)
+            self._reached("after", effect, connection)
             return answers
         except psycopg.Error as error:
             raise_meaning(error, connection, self._database.schema)
@@ -114,19 +114,19 @@ class SyncDriver:
                 pool.putconn(connection)
 
     def _begin(self, effect: Begin) -> Any:
-        self._reached("before begin", effect.step)
+        self._reached("before", effect)
         try:
             self._unit = effect.source.begin(
                 self._database, effect.isolation, effect.row_factory, effect.path, effect.step
             )
         except psycopg.Error as error:
             raise_meaning(error, None, self._database.schema)
-        self._reached("after begin", effect.step, self._unit.connection)
+        self._reached("after", effect, self._unit.connection)
         return self._unit.handle
 
     def _call(self, effect: Call) -> Any:
         unit, in_flight = self._unit, effect.in_flight
-        self._reached("before call", effect.name, unit and unit.connection)
+        self._reached("before", effect, unit and unit.connection)
         if unit is not None and in_flight is not None:
             in_flight.enter(unit, lambda: _cancel(unit))
         function = effect.function if unit is None else lambda: _inside(unit, effect.function)
@@ -148,27 +148,26 @@ class SyncDriver:
                 in_flight.leave(unit)
         if unit is not None:
             unit.settle()
-        self._reached("after call", effect.name, unit and unit.connection)
+        self._reached("after", effect, unit and unit.connection)
         return value
 
     def _commit(self, effect: Commit) -> int | None:
         unit = self._unit
         assert unit is not None
-        point = " + ".join(record.statement.name for record in effect.records)
-        self._reached("before", f"{point} + commit", unit.connection)
+        self._reached("before", effect, unit.connection)
         try:
             written_us = unit.commit(self._database.statements(effect.records))
         except psycopg.Error as error:
             raise_meaning(error, unit.connection, self._database.schema)
         self._unit = None
-        self._reached("after", f"{point} + commit", None)
+        self._reached("after", effect)
         return written_us
 
     def _rollback(self, effect: Rollback) -> bool:
         unit, self._unit = self._unit, None
         if unit is None:
             return True
-        self._reached("before", "rollback", unit.connection)
+        self._reached("before", effect, unit.connection)
         return unit.rollback()
 
     def _append(self, effect: Append) -> Appended:

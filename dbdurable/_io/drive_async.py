@@ -18,6 +18,7 @@ from dbdurable._io.drive import STOP_LOOK_S, UserStopIteration, append_params, a
 from dbdurable._io.faults import drop_read_only, raise_meaning
 from dbdurable._io.flight import fly
 from dbdurable._io.riders import AsyncRiders
+from dbdurable._io.seam import Reached, point_of
 from dbdurable._io.source import AsyncUnit
 from dbdurable._io.to_the_end import to_the_end
 from dbdurable._protocol.effects import (
@@ -90,9 +91,9 @@ class AsyncDriver:
             with contextlib.suppress(ValueError):  # closed by the garbage collector, after its loop has ended
                 current.reset(token)
 
-    def _reached(self, when: str, what: str, connection: Any = None) -> None:
+    def _reached(self, when: str, effect: Reached, connection: Any = None) -> None:
         if self._database.seam is not None:
-            self._database.seam.reached(f"{when} {what}", connection)
+            self._database.seam.reached(f"{when} {point_of(effect)}", connection)
 
     async def _query(self, effect: Query) -> list[Row]:
         rows = await _async_riders(self._database).ride(effect) if self._rides and rides(effect) else None
@@ -104,13 +105,12 @@ class AsyncDriver:
 
     async def _flight(self, effect: Flight) -> list[list[Row]]:
         pool, connection = await self._database.async_pool(), None
-        point = " + ".join(query.statement.name for query in effect.queries)
         try:
             connection = await pool.getconn()
-            self._reached("before", point, connection)
+            self._reached("before", effect, connection)
             async with connection.lock:
                 answers = await connection.wait(fly(connection, self._database.statements(effect.queries)))
-            self._reached("after", point, connection)
+            self._reached("after", effect, connection)
             return answers
         except psycopg.Error as error:
             raise_meaning(error, connection, self._database.schema)
@@ -119,19 +119,19 @@ class AsyncDriver:
                 await pool.putconn(connection)
 
     async def _begin(self, effect: Begin) -> Any:
-        self._reached("before begin", effect.step)
+        self._reached("before", effect)
         try:
             self._unit = await effect.source.abegin(
                 self._database, effect.isolation, effect.row_factory, effect.path, effect.step
             )
         except psycopg.Error as error:
             raise_meaning(error, None, self._database.schema)
-        self._reached("after begin", effect.step, self._unit.connection)
+        self._reached("after", effect, self._unit.connection)
         return self._unit.handle
 
     async def _call(self, effect: Call) -> Any:
         unit, interrupt = self._unit, _AsyncInterrupt()
-        self._reached("before call", effect.name, unit and unit.connection)
+        self._reached("before", effect, unit and unit.connection)
         if unit is not None:
             unit.enter()
         try:
@@ -159,27 +159,26 @@ class AsyncDriver:
                 unit.leave()
         if unit is not None:
             await unit.settle()
-        self._reached("after call", effect.name, unit and unit.connection)
+        self._reached("after", effect, unit and unit.connection)
         return value
 
     async def _commit(self, effect: Commit) -> int | None:
         unit = self._unit
         assert unit is not None
-        point = " + ".join(record.statement.name for record in effect.records)
-        self._reached("before", f"{point} + commit", unit.connection)
+        self._reached("before", effect, unit.connection)
         try:
             written_us = await unit.commit(self._database.statements(effect.records))
         except psycopg.Error as error:
             raise_meaning(error, unit.connection, self._database.schema)
         self._unit = None
-        self._reached("after", f"{point} + commit", None)
+        self._reached("after", effect)
         return written_us
 
     async def _rollback(self, effect: Rollback) -> bool:
         unit, self._unit = self._unit, None
         if unit is None:
             return True
-        self._reached("before", "rollback", unit.connection)
+        self._reached("before", effect, unit.connection)
         return await to_the_end(unit.rollback())
 
     async def _append(self, effect: Append) -> Appended:

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
+import psycopg
 from psycopg import DataError, errors, generators
 from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 Statements: TypeAlias = Sequence[tuple[str, str, tuple[Any, ...]]]
-"""Name, text and parameters of each; one name stands for one text, whoever has prepared it."""
+"""Name, text and parameters of each; one name stands for one text, whoever has prepared it. No name: text always."""
 
-_COMMIT = b"commit"
+BEGIN: Final = ("begin", "begin", ())
+COMMIT: Final = ("commit", "commit", ())
 
 
 def record_and_commit(connection: Any, records: Statements) -> Generator[Any, Any, tuple[str, int | None]]:
@@ -32,7 +34,7 @@ def record_and_commit(connection: Any, records: Statements) -> Generator[Any, An
     Raises the psycopg error of whichever failed; the transaction is then in error, or over.
     """
     opening, connection.opening = connection.opening, None
-    results = yield from _fly(connection, records, opening or (), (_COMMIT,))
+    results = yield from _fly(connection, (*(opening or ()), *records, COMMIT), taught=(BEGIN,))
     *_, record, ended = results
     written_us = record.get_value(0, 0) if record.ntuples else None
     return (ended.command_status or b"").decode(), None if written_us is None else int(written_us)
@@ -54,19 +56,20 @@ def fly(connection: Any, statements: Statements) -> Generator[Any, Any, list[lis
     return answers
 
 
-def _fly(
-    connection: Any, statements: Statements, first: Sequence[bytes] = (), last: Sequence[bytes] = ()
-) -> Generator[Any, Any, list[PGresult]]:
-    """One write, one answer: the result of each statement; `first` and `last` are commands around them.
+def _fly(connection: Any, statements: Statements, taught: Statements = ()) -> Generator[Any, Any, list[PGresult]]:
+    """One write, one answer: the result of each statement.
 
-    A statement is prepared on the connection's first use of it, unless a pooler stands between. That goes out in
-    front, as an exchange of its own: libpq hands the kernel 8 kB at a time, texts are long, and a process that is
-    frozen in the middle of them must not leave the first statements executed, with their locks.
+    A statement is prepared on the connection's first use of it, unless a pooler stands between; so is what is
+    `taught` with it, for a later use. That goes out in front, as an exchange of its own: libpq hands the kernel 8 kB
+    at a time, texts are long, and a process that is frozen in the middle of them must not leave the first statements
+    executed, with their locks.
     """
     pgconn: PGconn = connection.pgconn
     known: set[str] | None = connection.prepared
     values = [[_text(value) for value in params] for _, _, params in statements]  # all, before anything is sent
-    texts = {} if known is None else {name: text for name, text, _ in statements if name not in known}
+    texts = {} if known is None else {name: text for name, text, _ in statements if name and name not in known}
+    if texts and known is not None:
+        texts.update((name, text) for name, text, _ in taught if name not in known)
     preparing = deque(texts)  # what the next answers are to
     pgconn.enter_pipeline_mode()
     for name, text in texts.items():
@@ -74,15 +77,11 @@ def _fly(
     if texts:
         pgconn.pipeline_sync()
         yield from generators.send(pgconn)
-    for command in first:
-        pgconn.send_query_params(command, None)
     for (name, text, _), parameters in zip(statements, values, strict=True):
-        if known is None:
-            pgconn.send_query_params(text.encode(), parameters)
-        else:
+        if name and known is not None:
             pgconn.send_query_prepared(name.encode(), parameters)
-    for command in last:
-        pgconn.send_query_params(command, None)
+        else:
+            pgconn.send_query_params(text.encode(), parameters)
     pgconn.pipeline_sync()
     yield from generators.send(pgconn)
     ends = 2 if texts else 1
@@ -98,22 +97,30 @@ def _fly(
                 break
             preparing.clear()  # after an error the rest of what was taught had no answer
             continue
-        taught = preparing.popleft() if preparing else None
+        learnt = preparing.popleft() if preparing else None
         if result.status == ExecStatus.FATAL_ERROR:
             failed = failed or result
-        elif taught is None:
+        elif learnt is None:
             results.append(result)
         elif known is not None and result.status == ExecStatus.COMMAND_OK:
-            known.add(taught)  # no rollback undoes it: not even when the statement is refused
+            known.add(learnt)  # no rollback undoes it: not even when the statement is refused
     pgconn.exit_pipeline_mode()
     if failed is not None:
         error = errors.error_from_result(failed, encoding=connection.info.encoding)
-        if isinstance(error, errors.InvalidSqlStatementName | errors.DuplicatePreparedStatement):
-            # A pooler that nobody has told us of, or the body ran DEALLOCATE ALL: this session's memory is not
-            # to be trusted again. It gets the text each time; meaning() has this one sent once more.
-            connection.prepared = None
+        distrust(connection, error)  # and meaning() has this one sent once more
         raise error
     return results
+
+
+def distrust(connection: Any, error: psycopg.Error) -> bool:
+    """Whether the session turns out not to know its statements; from here on it gets the text each time.
+
+    There is a pooler that nobody has told us of, or the body ran DEALLOCATE ALL.
+    """
+    if not isinstance(error, errors.InvalidSqlStatementName | errors.DuplicatePreparedStatement):
+        return False
+    connection.prepared = None
+    return True
 
 
 def _text(value: Any) -> bytes | None:

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import psycopg
 from psycopg.abc import RV, PQGen
 
-from dbdurable._io.flight import record_and_commit
-from dbdurable._io.opening import OPENS, Opening, opened
+from dbdurable._io.flight import Statements, record_and_commit
+from dbdurable._io.opening import OPENS, opened
 from dbdurable._io.seam import Seam
 from dbdurable.errors import NotInTransaction
 
@@ -43,7 +43,7 @@ class Session:
 
     step: str | None = None
     seam: Seam | None = None
-    opening: Opening | None = None
+    opening: Statements | None = None
     """The transaction that the next statement opens."""
     backend: tuple[int, datetime] | None = None
     """The server's process and its start; None behind a pooler, where the next statement may meet another one."""

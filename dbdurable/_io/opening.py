@@ -9,37 +9,32 @@ psycopg's own pipelines) gets an exchange for BEGIN in front, as psycopg itself 
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import psycopg
 from psycopg import errors, generators
 from psycopg._cursor_base import BaseCursor  # a part of psycopg that it may change: see _HOOKED
 from psycopg._preparing import Prepare
-from psycopg.pq import ExecStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn
 
+from dbdurable._io.flight import BEGIN, Statements, distrust
+
+_IDLE: Final = int(TransactionStatus.IDLE)
 _READABLE: Final = 1  # psycopg.waiting.Ready.R, without an enum's price
 
 
-class Opening(NamedTuple):
-    """A transaction that is to be opened."""
-
-    begin: bytes
-    note: bytes
-    """Notes the step's path in it, for its record to compare."""
-
-
-def opening_of(isolation: str | None, path: str) -> Opening:
-    """BEGIN of a step's transaction."""
-    level = f" isolation level {isolation}" if isolation else ""
-    return Opening(b"begin%s" % level.encode(), b"set local dbdurable.step = '%s'" % path.encode())
+def opening_of(isolation: str | None, path: str) -> Statements:
+    """BEGIN of a step's transaction; then its path is noted in it, for its record to compare."""
+    begin = ("", f"begin isolation level {isolation}", ()) if isolation else BEGIN
+    return (begin, ("", f"set local dbdurable.step = '{path}'", ()))
 
 
 def opened(connection: Any) -> Generator[Any, Any, None]:
     """Opens the transaction, in an exchange of its own."""
     opening, connection.opening = connection.opening, None
     pgconn: PGconn = connection.pgconn
-    pgconn.send_query(b"; ".join(opening))
+    pgconn.send_query("; ".join(text for _, text, _ in opening).encode())
     yield from generators.send(pgconn)
     for result in (yield from generators.fetch_many(pgconn)):
         if result.status == ExecStatus.FATAL_ERROR:
@@ -52,8 +47,11 @@ def opened_by(connection: Any, statement: Generator[Any, Any, None]) -> Generato
     opening, connection.opening = connection.opening, None
     pgconn: PGconn = connection.pgconn
     pgconn.enter_pipeline_mode()
-    for text in opening:
-        pgconn.send_query_params(text, None)
+    for name, text, _ in opening:
+        if name and connection.prepared and name in connection.prepared:
+            pgconn.send_query_prepared(name.encode(), None)
+        else:
+            pgconn.send_query_params(text.encode(), None)
     failed: BaseException | None = None
     try:
         try:
@@ -117,7 +115,14 @@ class Joins:
         if connection.opening is None:
             yield from statement
         elif pgq.params and self._get_prepared(pgq, prepare)[0] is not Prepare.SHOULD:  # type: ignore[attr-defined]
-            yield from opened_by(connection, statement)
+            opening = connection.opening
+            try:
+                yield from opened_by(connection, statement)
+            except psycopg.Error as error:
+                if not (connection.pgconn.transaction_status == _IDLE and distrust(connection, error)):
+                    raise
+                connection.opening = opening  # BEGIN itself was refused: as text it will do
+                yield from self._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
         else:  # a text that may hold several statements, or one that is prepared first
             yield from opened(connection)
             yield from statement

@@ -103,10 +103,10 @@ def check_open(status: int, step: str) -> None:
 class _SyncPsycopgUnit:
     """A transaction on a connection of the library's pool."""
 
-    __slots__ = ("_database", "_step", "connection", "handle")
+    __slots__ = ("_pool", "_step", "connection", "handle")
 
-    def __init__(self, database: Database, connection: StepConnection, step: str) -> None:
-        self._database = database
+    def __init__(self, pool: Any, connection: StepConnection, step: str) -> None:
+        self._pool = pool
         self._step = step
         self.connection = self.handle = connection
 
@@ -147,7 +147,7 @@ class _SyncPsycopgUnit:
 
     def _release(self) -> None:
         self.connection.row_factory, self.connection.cursor_factory = tuple_row, StepCursor
-        self._database.pool.putconn(self.connection)
+        self._pool.putconn(self.connection)
 
 
 class _AsyncPsycopgUnit:
@@ -208,10 +208,11 @@ class PsycopgSource:
 
     def begin(self, database: Database, isolation: str | None, row_factory: Any, path: str, step: str) -> SyncUnit:
         """Takes a connection of the pool and begins."""
-        connection = database.pool.getconn()
+        pool = database.pool
+        connection = pool.getconn()
         connection.opening = opening_of(isolation, path)
         connection.row_factory = row_factory or tuple_row
-        return _SyncPsycopgUnit(database, connection, step)
+        return _SyncPsycopgUnit(pool, connection, step)
 
     async def abegin(
         self, database: Database, isolation: str | None, row_factory: Any, path: str, step: str

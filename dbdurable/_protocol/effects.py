@@ -1,4 +1,7 @@
-"""What a protocol asks its driver to do, and typed helpers that ask."""
+"""What a protocol asks its driver to do, and typed helpers that ask.
+
+None is changed once made; they are not frozen because that costs a microsecond for each, several times a step.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ R = TypeVar("R")
 Row: TypeAlias = tuple[Any, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Query:
     """Run a statement in a transaction of its own; the answer is its rows."""
 
@@ -21,14 +24,14 @@ class Query:
     params: tuple[Any, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Flight:
     """Run statements in one transaction and, where the driver can, one round trip; rows of each."""
 
     queries: tuple[Query, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Begin:
     """Open a step's transaction; the answer is the handle that the user's function takes first."""
 
@@ -39,7 +42,7 @@ class Begin:
     step: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """Call user code and, in the asynchronous colour, await it. `handle` is a transaction's connection."""
 
@@ -50,7 +53,7 @@ class Call:
     """Where it says that it can be interrupted, and how."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Commit:
     """Write the records and commit, in one exchange; the answer is when the last record was written.
 
@@ -60,12 +63,12 @@ class Commit:
     records: tuple[Query, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rollback:
     """Undo the open transaction; the answer is whether the connection is still alive."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StepRecord:
     """The outcome of an outside step, as it goes to the journal."""
 
@@ -81,7 +84,7 @@ class StepRecord:
     error: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Append:
     """Record outcomes of outside steps: checked, not fenced. The answer is an `Appended`."""
 
@@ -89,7 +92,7 @@ class Append:
     record: StepRecord
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Appended:
     """`mine`: the workflow is still the executor's under that epoch. `wrote`: no other record was there."""
 
@@ -106,7 +109,7 @@ class Waiting(Protocol):
     async def await_(self, timeout_s: float) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pause:
     """Wait; shutdown and loss of the lease end it early, or whoever knows that there is something to see.
 
@@ -118,7 +121,7 @@ class Pause:
     over: Callable[[], bool] | None = field(default=None, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rest:
     """Wait in an asynchronous attempt that may be parked meanwhile; `watch` sees to that."""
 

@@ -201,6 +201,24 @@ def test_psycopg_forgets_statements_meanwhile(tx: Connection) -> None:
         check_inside(tx)
 
 
+def test_a_session_that_has_forgotten_begin_gets_its_text(proxy: Proxy, tx: Connection) -> None:
+    """As one behind a pooler of which nobody has told us may: the body does not notice."""
+    tx.opening = None  # type: ignore[attr-defined]
+    tx.pgconn.prepare(b"begin", b"begin")
+    tx.prepared.add("begin")  # type: ignore[attr-defined]
+    tx.opening = opening_of(None, "7")  # type: ignore[attr-defined]
+    assert count(proxy, tx, lambda: tx.execute("insert into app values (%s)", [1])) == 1
+    check_inside(tx)
+    tx.commit()
+    tx.execute("deallocate all")
+    tx.opening = opening_of(None, "7")  # type: ignore[attr-defined]
+    assert count(proxy, tx, lambda: tx.execute("insert into app values (%s)", [2])) == 2
+    check_inside(tx)
+    assert tx.prepared is None  # type: ignore[attr-defined]
+    tx.rollback()
+    assert tx.execute("select n from app").fetchall() == [(1,)]
+
+
 async def test_in_the_other_colour(proxy: Proxy, connection: Connection) -> None:
     connection.execute("create table app (n int primary key)")
     database = Database(lambda: proxy.url, "dbdurable", auto_migrate=False)
