@@ -9,7 +9,7 @@ fails leaves the rest unexecuted: the server skips to the end of the pipeline.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Container, Generator, Sequence
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
@@ -22,8 +22,18 @@ from psycopg.pq.abc import PGconn, PGresult
 Statements: TypeAlias = Sequence[tuple[str, str, tuple[Any, ...]]]
 """Name, text and parameters of each; one name stands for one text, whoever has prepared it. No name: text always."""
 
-BEGIN: Final = ("begin", "begin", ())
-COMMIT: Final = ("commit", "commit", ())
+_COMMIT: Final = ("commit", "commit", ())
+_BEGIN: Final = ("begin", "begin", ())
+_NOTE: Final = "select set_config('dbdurable.step', $1, true)"
+
+
+def opening_of(isolation: str | None, path: str) -> Statements:
+    """What opens the transaction of a step, and notes its path in it, for its record to compare."""
+    begin = ("", f"begin isolation level {isolation}", ()) if isolation else _BEGIN
+    return (begin, ("note", _NOTE, (path,)))
+
+
+_OPENING: Final = opening_of(None, "")
 
 
 def record_and_commit(connection: Any, records: Statements) -> Generator[Any, Any, tuple[str, int | None]]:
@@ -34,7 +44,8 @@ def record_and_commit(connection: Any, records: Statements) -> Generator[Any, An
     Raises the psycopg error of whichever failed; the transaction is then in error, or over.
     """
     opening, connection.opening = connection.opening, None
-    results = yield from _fly(connection, (*(opening or ()), *records, COMMIT), taught=(BEGIN,))
+    statements = (*(opening or ()), *records, _COMMIT)
+    results = yield from exchange(connection, statements, (*records, _COMMIT, *_OPENING))
     *_, record, ended = results
     written_us = record.get_value(0, 0) if record.ntuples else None
     return (ended.command_status or b"").decode(), None if written_us is None else int(written_us)
@@ -45,7 +56,7 @@ def fly(connection: Any, statements: Statements) -> Generator[Any, Any, list[lis
 
     Outside of a transaction a pipeline is one by itself: all of its statements commit at its end, or none.
     """
-    results = yield from _fly(connection, statements)
+    results = yield from exchange(connection, statements, statements)
     transformer, answers = Transformer(connection), []
     for result in results:
         rows: list[tuple[Any, ...]] = []
@@ -56,20 +67,17 @@ def fly(connection: Any, statements: Statements) -> Generator[Any, Any, list[lis
     return answers
 
 
-def _fly(connection: Any, statements: Statements, taught: Statements = ()) -> Generator[Any, Any, list[PGresult]]:
+def exchange(connection: Any, statements: Statements, learnt: Statements = ()) -> Generator[Any, Any, list[PGresult]]:
     """One write, one answer: the result of each statement.
 
-    A statement is prepared on the connection's first use of it, unless a pooler stands between; so is what is
-    `taught` with it, for a later use. That goes out in front, as an exchange of its own: libpq hands the kernel 8 kB
-    at a time, texts are long, and a process that is frozen in the middle of them must not leave the first statements
-    executed, with their locks.
+    Those `learnt` are prepared on the connection's first use of them, unless a pooler stands between. That goes out
+    in front, as an exchange of its own: libpq hands the kernel 8 kB at a time, texts are long, and a process that is
+    frozen in the middle of them must not leave the first statements executed, with their locks.
     """
     pgconn: PGconn = connection.pgconn
     known: set[str] | None = connection.prepared
-    values = [[_text(value) for value in params] for _, _, params in statements]  # all, before anything is sent
-    texts = {} if known is None else {name: text for name, text, _ in statements if name and name not in known}
-    if texts and known is not None:
-        texts.update((name, text) for name, text, _ in taught if name not in known)
+    values = as_text(statements)  # all, before anything is sent
+    texts = {} if known is None else {name: text for name, text, _ in learnt if name not in known}
     preparing = deque(texts)  # what the next answers are to
     pgconn.enter_pipeline_mode()
     for name, text in texts.items():
@@ -77,11 +85,7 @@ def _fly(connection: Any, statements: Statements, taught: Statements = ()) -> Ge
     if texts:
         pgconn.pipeline_sync()
         yield from generators.send(pgconn)
-    for (name, text, _), parameters in zip(statements, values, strict=True):
-        if name and known is not None:
-            pgconn.send_query_prepared(name.encode(), parameters)
-        else:
-            pgconn.send_query_params(text.encode(), parameters)
+    send(pgconn, statements, values, {*known, *texts} if texts and known else known or texts)
     pgconn.pipeline_sync()
     yield from generators.send(pgconn)
     ends = 2 if texts else 1
@@ -97,19 +101,28 @@ def _fly(connection: Any, statements: Statements, taught: Statements = ()) -> Ge
                 break
             preparing.clear()  # after an error the rest of what was taught had no answer
             continue
-        learnt = preparing.popleft() if preparing else None
+        taught = preparing.popleft() if preparing else None
         if result.status == ExecStatus.FATAL_ERROR:
             failed = failed or result
-        elif learnt is None:
+        elif taught is None:
             results.append(result)
         elif known is not None and result.status == ExecStatus.COMMAND_OK:
-            known.add(learnt)  # no rollback undoes it: not even when the statement is refused
+            known.add(taught)  # no rollback undoes it: not even when the statement is refused
     pgconn.exit_pipeline_mode()
     if failed is not None:
         error = errors.error_from_result(failed, encoding=connection.info.encoding)
         distrust(connection, error)  # and meaning() has this one sent once more
         raise error
     return results
+
+
+def send(pgconn: PGconn, statements: Statements, values: Sequence[list[bytes | None]], known: Container[str]) -> None:
+    """Queues statements in a pipeline: by name where the session knows it."""
+    for (name, text, _), parameters in zip(statements, values, strict=True):
+        if name in known:
+            pgconn.send_query_prepared(name.encode(), parameters)
+        else:
+            pgconn.send_query_params(text.encode(), parameters)
 
 
 def distrust(connection: Any, error: psycopg.Error) -> bool:
@@ -123,8 +136,13 @@ def distrust(connection: Any, error: psycopg.Error) -> bool:
     return True
 
 
+def as_text(statements: Statements) -> list[list[bytes | None]]:
+    """The parameters of each, in PostgreSQL's text format."""
+    return [[_text(value) for value in params] for _, _, params in statements]
+
+
 def _text(value: Any) -> bytes | None:
-    """A parameter in PostgreSQL's text format; its type is the statement's cast."""
+    """One of them; its type is the statement's cast."""
     kind = type(value)
     if kind is str:
         if "\0" in value:

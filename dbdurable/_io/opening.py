@@ -18,27 +18,22 @@ from psycopg._preparing import Prepare
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn
 
-from dbdurable._io.flight import BEGIN, Statements, distrust
+from dbdurable._io.flight import as_text, distrust, exchange, send
 
 _IDLE: Final = int(TransactionStatus.IDLE)
 _READABLE: Final = 1  # psycopg.waiting.Ready.R, without an enum's price
 
 
-def opening_of(isolation: str | None, path: str) -> Statements:
-    """BEGIN of a step's transaction; then its path is noted in it, for its record to compare."""
-    begin = ("", f"begin isolation level {isolation}", ()) if isolation else BEGIN
-    return (begin, ("", f"set local dbdurable.step = '{path}'", ()))
-
-
 def opened(connection: Any) -> Generator[Any, Any, None]:
     """Opens the transaction, in an exchange of its own."""
     opening, connection.opening = connection.opening, None
-    pgconn: PGconn = connection.pgconn
-    pgconn.send_query("; ".join(text for _, text, _ in opening).encode())
-    yield from generators.send(pgconn)
-    for result in (yield from generators.fetch_many(pgconn)):
-        if result.status == ExecStatus.FATAL_ERROR:
-            raise errors.error_from_result(result, encoding=connection.info.encoding)
+    trusted = connection.prepared is not None
+    try:
+        yield from exchange(connection, opening)
+    except psycopg.Error:
+        if not trusted or connection.prepared is not None:
+            raise
+        yield from exchange(connection, opening)  # as text
     check_writable(connection)
 
 
@@ -47,11 +42,7 @@ def opened_by(connection: Any, statement: Generator[Any, Any, None]) -> Generato
     opening, connection.opening = connection.opening, None
     pgconn: PGconn = connection.pgconn
     pgconn.enter_pipeline_mode()
-    for name, text, _ in opening:
-        if name and connection.prepared and name in connection.prepared:
-            pgconn.send_query_prepared(name.encode(), None)
-        else:
-            pgconn.send_query_params(text.encode(), None)
+    send(pgconn, opening, as_text(opening), connection.prepared or ())
     failed: BaseException | None = None
     try:
         try:

@@ -15,9 +15,9 @@ from psycopg.rows import RowFactory, dict_row, tuple_row
 from dbdurable._core.control import Torn
 from dbdurable._io.database import Database
 from dbdurable._io.faults import ABORTED, is_lost
-from dbdurable._io.flight import Statements, record_and_commit
+from dbdurable._io.flight import Statements, opening_of, record_and_commit
 from dbdurable._io.guard import AsyncStepConnection, StepConnection
-from dbdurable._io.opening import AsyncStepCursor, StepCursor, opening_of
+from dbdurable._io.opening import AsyncStepCursor, StepCursor
 from dbdurable.errors import NotInTransaction
 
 ISOLATION_LEVELS = ("read committed", "repeatable read", "serializable")

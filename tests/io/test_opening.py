@@ -13,7 +13,7 @@ from psycopg.rows import dict_row
 
 from dbdurable._io import opening as module
 from dbdurable._io.database import Database
-from dbdurable._io.opening import opening_of
+from dbdurable._io.flight import opening_of
 from tests.crash.proxy import Proxy
 
 Connection = psycopg.Connection[Any]
