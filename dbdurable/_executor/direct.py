@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -40,7 +40,7 @@ class Direct:
         attempts, lease = self.executor.attempts, self.executor.lease
         batch = attempts.next_batch()
         began_us = self.executor.runtime.database.clock_us()
-        start = replace(self.start, began_us=began_us)
+        start = self.start
         frame = WorkflowFrame(
             id=start.id,
             name=self.definition.name,
@@ -58,9 +58,9 @@ class Direct:
         attempts.add(frame, batch, claimed=False)
         try:
             if start.key is None and start.minted:
-                found, frame.pending = None, unkeyed_start(start, lease.executor_id, batch)
+                found, frame.pending = None, unkeyed_start(start, lease.executor_id, batch, began_us)
             else:
-                found = yield from start_here(start, lease.executor_id, batch)
+                found = yield from start_here(start, lease.executor_id, batch, began_us)
             if found is None:
                 outcome = yield from attempts.flow(self.definition, frame, start.input)
                 ended = True

@@ -9,6 +9,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
@@ -129,12 +130,12 @@ class SyncDriver:
         self._reached("before", effect, unit and unit.connection)
         if unit is not None and in_flight is not None:
             in_flight.enter(unit, lambda: _cancel(unit))
-        function = effect.function if unit is None else lambda: _inside(unit, effect.function)
         try:
             if effect.timeout_s is None:
-                value = function()
+                value = _inside(unit, effect.function)
             else:
-                value = call_within(function, effect.timeout_s, effect.name, unit.cancel if unit else None)
+                within = partial(_inside, unit, effect.function)
+                value = call_within(within, effect.timeout_s, effect.name, unit.cancel if unit else None)
         except StepTimeout:
             if unit is not None:
                 unit.connection.pgconn.finish()  # the thread left behind must not reach another transaction
@@ -201,8 +202,10 @@ def _cancel(unit: SyncUnit) -> None:
         unit.cancel()
 
 
-def _inside(unit: SyncUnit, function: Callable[[], Any]) -> Any:
+def _inside(unit: SyncUnit | None, function: Callable[[], Any]) -> Any:
     """Calls user code on its own thread, with the unit around it."""
+    if unit is None:
+        return function()
     unit.enter()
     try:
         return function()

@@ -9,7 +9,7 @@ fails leaves the rest unexecuted: the server skips to the end of the pipeline.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Generator, Sequence
+from collections.abc import Container, Generator, Iterable, Sequence
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
@@ -76,7 +76,7 @@ def exchange(connection: Any, statements: Statements, learnt: Statements = ()) -
     """
     pgconn: PGconn = connection.pgconn
     known: set[str] | None = connection.prepared
-    values = as_text(statements)  # all, before anything is sent
+    values = [as_text(params) for _, _, params in statements]  # all, before anything is sent
     texts = {} if known is None else {name: text for name, text, _ in learnt if name not in known}
     preparing = deque(texts)  # what the next answers are to
     pgconn.enter_pipeline_mode()
@@ -92,7 +92,7 @@ def exchange(connection: Any, statements: Statements, learnt: Statements = ()) -
     results: list[PGresult] = []
     failed: PGresult | None = None
     while True:
-        result = yield from generators.fetch(pgconn)
+        result = (yield from generators.fetch(pgconn)) if pgconn.is_busy() else pgconn.get_result()
         if result is None:
             continue
         if result.status == ExecStatus.PIPELINE_SYNC:
@@ -116,7 +116,7 @@ def exchange(connection: Any, statements: Statements, learnt: Statements = ()) -
     return results
 
 
-def send(pgconn: PGconn, statements: Statements, values: Sequence[list[bytes | None]], known: Container[str]) -> None:
+def send(pgconn: PGconn, statements: Statements, values: Iterable[list[bytes | None]], known: Container[str]) -> None:
     """Queues statements in a pipeline: by name where the session knows it."""
     for (name, text, _), parameters in zip(statements, values, strict=True):
         if name in known:
@@ -136,34 +136,32 @@ def distrust(connection: Any, error: psycopg.Error) -> bool:
     return True
 
 
-def as_text(statements: Statements) -> list[list[bytes | None]]:
-    """The parameters of each, in PostgreSQL's text format."""
-    return [[_text(value) for value in params] for _, _, params in statements]
+def as_text(params: Iterable[Any]) -> list[bytes | None]:
+    """Parameters in PostgreSQL's text format; the type of each is the statement's cast."""
+    texts: list[bytes | None] = []
+    for value in params:
+        kind = type(value)
+        if kind is str:
+            if "\0" in value:
+                raise DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+            texts.append(value.encode())
+        elif kind is int:
+            texts.append(b"%d" % value)
+        elif kind is UUID:
+            texts.append(value.hex.encode())
+        elif value is None:
+            texts.append(None)
+        elif isinstance(value, str):
+            texts += as_text((str(value),))
+        elif kind is list:
+            texts.append(b"{%s}" % b",".join(map(_element, as_text(value))))
+        elif kind is bytes:
+            texts.append(b"\\x%s" % value.hex().encode())
+        else:
+            texts.append(str(value).encode())
+    return texts
 
 
-def _text(value: Any) -> bytes | None:
-    """One of them; its type is the statement's cast."""
-    kind = type(value)
-    if kind is str:
-        if "\0" in value:
-            raise DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
-        return value.encode()  # type: ignore[no-any-return]
-    if kind is int:
-        return b"%d" % value
-    if kind is UUID:
-        return value.hex.encode()  # type: ignore[no-any-return]
-    if value is None:
-        return None
-    if isinstance(value, str):
-        return _text(str(value))
-    if kind is list:
-        return b"{%s}" % b",".join([_element(element) for element in value])
-    if kind is bytes:
-        return b"\\x%s" % value.hex().encode()
-    return str(value).encode()
-
-
-def _element(value: Any) -> bytes:
+def _element(text: bytes | None) -> bytes:
     """One element of an array; lists of lists have no use here."""
-    text = _text(value)
     return b"NULL" if text is None else b'"%s"' % text.replace(b"\\", b"\\\\").replace(b'"', b'\\"')

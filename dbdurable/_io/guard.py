@@ -45,6 +45,8 @@ class Session:
     seam: Seam | None = None
     opening: Statements | None = None
     """The transaction that the next statement opens."""
+    closes_pipeline: bool = False
+    """Whether that statement is being queued, and the end of its pipeline with it."""
     backend: tuple[int, datetime] | None = None
     """The server's process and its start; None behind a pooler, where the next statement may meet another one."""
     prepared: set[str] | None = None

@@ -42,17 +42,18 @@ def opened_by(connection: Any, statement: Generator[Any, Any, None]) -> Generato
     opening, connection.opening = connection.opening, None
     pgconn: PGconn = connection.pgconn
     pgconn.enter_pipeline_mode()
-    send(pgconn, opening, as_text(opening), connection.prepared or ())
+    send(pgconn, opening, [as_text(params) for _, _, params in opening], connection.prepared or ())
+    connection.closes_pipeline = True
     failed: BaseException | None = None
     try:
         try:
-            awaited = next(statement)  # it has sent its own; nothing is on its way yet
+            awaited = next(statement)  # it has sent its own, and the pipeline's end with it
         finally:
-            pgconn.pipeline_sync()
+            close_pipeline(connection)  # where it has sent nothing
             yield from generators.send(pgconn)
             for _ in opening:
-                result = yield from generators.fetch(pgconn)
-                yield from generators.fetch(pgconn)  # the None behind it
+                result = (yield from generators.fetch(pgconn)) if pgconn.is_busy() else pgconn.get_result()
+                (yield from generators.fetch(pgconn)) if pgconn.is_busy() else pgconn.get_result()  # the None behind it
                 if result is not None and result.status == ExecStatus.FATAL_ERROR:
                     raise errors.error_from_result(result, encoding=connection.info.encoding)
         while True:
@@ -64,7 +65,8 @@ def opened_by(connection: Any, statement: Generator[Any, Any, None]) -> Generato
         failed = error
     ended = False
     while not ended:
-        result = yield from generators.fetch(pgconn)  # raises when the session ends in front of the last answer
+        # Raises when the session ends in front of the last answer.
+        result = (yield from generators.fetch(pgconn)) if pgconn.is_busy() else pgconn.get_result()
         if result is not None and result.status == ExecStatus.FATAL_ERROR:
             failed = failed or errors.error_from_result(result, encoding=connection.info.encoding)
         ended = connection.closed or (result is not None and result.status == ExecStatus.PIPELINE_SYNC)
@@ -74,6 +76,13 @@ def opened_by(connection: Any, statement: Generator[Any, Any, None]) -> Generato
     check_writable(connection)
     if failed is not None:
         raise failed
+
+
+def close_pipeline(connection: Any) -> None:
+    """Ends the pipeline of `opened_by` behind what is queued, once: all of it goes out now."""
+    if connection.closes_pipeline:
+        connection.closes_pipeline = False
+        connection.pgconn.pipeline_sync()
 
 
 def check_writable(connection: Any) -> None:
@@ -117,6 +126,14 @@ class Joins:
         else:  # a text that may hold several statements, or one that is prepared first
             yield from opened(connection)
             yield from statement
+
+    def _execute_send(self, *args: Any, **options: Any) -> None:
+        super()._execute_send(*args, **options)  # type: ignore[misc]
+        close_pipeline(self._conn)  # type: ignore[attr-defined]
+
+    def _send_query_prepared(self, *args: Any, **options: Any) -> None:
+        super()._send_query_prepared(*args, **options)  # type: ignore[misc]
+        close_pipeline(self._conn)  # type: ignore[attr-defined]
 
 
 OPENS: Final = Joins._execute_gen.__code__

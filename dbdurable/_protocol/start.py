@@ -81,8 +81,6 @@ class Start:
     key_reuse: bool = False
     minted: bool = True
     """Whether the id was made for this start; else the caller chose it, and it may be there already."""
-    began_us: int | None = None
-    """When a direct call began, by the database's clock as its process knows it; microseconds since 1970."""
 
     @property
     def params(self) -> tuple[Any, ...]:
@@ -128,8 +126,11 @@ def start(this: Start) -> Flow[UUID]:
     return found
 
 
-def unkeyed_start(this: Start, executor_id: UUID, batch: int) -> Query:
-    """The start of a direct call without a key, to ride its first commit."""
+def unkeyed_start(this: Start, executor_id: UUID, batch: int, began_us: int) -> Query:
+    """The start of a direct call without a key, to ride its first commit.
+
+    `began_us`: when it began, by the database's clock as its process knows it; microseconds since 1970.
+    """
     return Query(
         sql.START_HERE_UNKEYED if this.timeout_s is None else sql.START_HERE_TIMED,
         (
@@ -143,12 +144,12 @@ def unkeyed_start(this: Start, executor_id: UUID, batch: int) -> Query:
             this.input,
             this.parent_id,
             batch,
-            this.began_us,
+            began_us,
         ),
     )
 
 
-def start_here(this: Start, executor_id: UUID, batch: int) -> Flow[UUID | None]:
+def start_here(this: Start, executor_id: UUID, batch: int, began_us: int) -> Flow[UUID | None]:
     """A direct call: the workflow is born running, owned by this executor. None: born here.
 
     Otherwise the id of the workflow that holds the key, or the id.
@@ -167,7 +168,7 @@ def start_here(this: Start, executor_id: UUID, batch: int) -> Flow[UUID | None]:
             this.attributes,
             this.input,
             this.parent_id,
-            this.began_us,
+            began_us,
         )
         if rows:
             return None

@@ -261,7 +261,7 @@ class World:
 
     def defer_start(self) -> None:
         """What a direct call without a key does: its start rides the first commit."""
-        self.frame.pending = unkeyed_start(Start(ID, "checkout", "{}"), ME, 1)
+        self.frame.pending = unkeyed_start(Start(ID, "checkout", "{}"), ME, 1, 0)
 
     def lose_lease(self) -> None:
         self.now += TTL_S

@@ -79,7 +79,7 @@ def test_a_key_conflict_is_the_callers() -> None:
 
 
 def here(this: Start = KEYED) -> Flow[UUID | None]:
-    return start_here(this, ME, 7)
+    return start_here(this, ME, 7, 5)
 
 
 def born(answer: Any = ((7,),), key: str | None = "order-1") -> Entry:
@@ -125,11 +125,10 @@ def test_the_id_is_somebody_elses() -> None:
 
 def test_the_start_that_rides_a_commit_has_the_same_columns() -> None:
     whole = Start(ID, "checkout", "{}", None, "slow", timeout_s=5.0, attributes="[]", max_attempts=3, parent_id=OTHER)
-    whole = replace(whole, began_us=8)
-    assert unkeyed_start(replace(whole, timeout_s=None), ME, 7).statement is START_HERE_UNKEYED
-    query = unkeyed_start(whole, ME, 7)
+    assert unkeyed_start(replace(whole, timeout_s=None), ME, 7, 5).statement is START_HERE_UNKEYED
+    query = unkeyed_start(whole, ME, 7, 5)
     assert query.statement is START_HERE_TIMED
-    assert query.params == (ID, "checkout", "slow", 3, 5.0, ME, "[]", "{}", OTHER, 7, 8)
+    assert query.params == (ID, "checkout", "slow", 3, 5.0, ME, "[]", "{}", OTHER, 7, 5)
 
 
 # ---- the result --------------------------------------------------------------------------------------------
