@@ -201,7 +201,10 @@ def test_psycopg_forgets_statements_meanwhile(tx: Connection) -> None:
         check_inside(tx)
 
 
-def test_a_session_that_has_forgotten_begin_gets_its_text(proxy: Proxy, tx: Connection) -> None:
+@pytest.mark.parametrize(("statement", "params", "exchanges"), [("%s", [2], 2), ("2", None, 3)])
+def test_a_session_that_has_forgotten_begin_gets_its_text(
+    statement: str, params: Any, exchanges: int, proxy: Proxy, tx: Connection
+) -> None:
     """As one behind a pooler of which nobody has told us may: the body does not notice."""
     tx.opening = None  # type: ignore[attr-defined]
     tx.pgconn.prepare(b"begin", b"begin")
@@ -212,7 +215,7 @@ def test_a_session_that_has_forgotten_begin_gets_its_text(proxy: Proxy, tx: Conn
     tx.commit()
     tx.execute("deallocate all")
     tx.opening = opening_of(None, "7")  # type: ignore[attr-defined]
-    assert count(proxy, tx, lambda: tx.execute("insert into app values (%s)", [2])) == 2
+    assert count(proxy, tx, lambda: tx.execute(f"insert into app values ({statement})", params)) == exchanges
     check_inside(tx)
     assert tx.prepared is None  # type: ignore[attr-defined]
     tx.rollback()
