@@ -164,6 +164,8 @@ async def async_session_setup(connection: AsyncConnection[Any]) -> Backend | Non
     return row and (row[0], row[1])
 
 
+_FULL: Final = ({"53300"}, "too many (clients|connections)|connection slots are reserved")
+
 # SQLSTATEs, what libpq writes instead (it keeps the SQLSTATE of a refused login to itself), the sentence.
 _CAUSES: Final[tuple[tuple[set[str], str, str], ...]] = (
     (
@@ -182,8 +184,7 @@ _CAUSES: Final[tuple[tuple[set[str], str, str], ...]] = (
         "the server refuses this user; check the user name and the server's pg_hba.conf",
     ),
     (
-        {"53300"},
-        "too many (clients|connections)|connection slots are reserved",
+        *_FULL,
         "the server has no connection left; raise max_connections, make the pools smaller or use PgBouncer",
     ),
     (
@@ -230,11 +231,20 @@ def connection_error(error: psycopg.Error, url: str) -> DurableError:
     return DatabaseUnavailable(f"cannot use PostgreSQL at {_place(said)}: {_cause(error, said)}")
 
 
+def is_full(error: psycopg.Error) -> bool:
+    """Whether the server has no room for another connection."""
+    return _says(error, *_FULL)
+
+
+def _says(error: psycopg.Error, states: set[str], pattern: str) -> bool:
+    return error.sqlstate in states or re.search(pattern, str(error), re.IGNORECASE) is not None
+
+
 def _cause(error: psycopg.Error, said: dict[str, Any]) -> str:
-    text = str(error).strip()
     for states, pattern, sentence in _CAUSES:
-        if error.sqlstate in states or re.search(pattern, text, re.IGNORECASE):
+        if _says(error, states, pattern):
             return sentence
+    text = str(error).strip()
     # Servers speak many languages: an unknown reason is shown as it came.
     for secret in ("password", "sslpassword"):
         if said.get(secret):

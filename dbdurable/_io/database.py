@@ -24,6 +24,7 @@ from dbdurable._io.connect import (
     connect,
     connect_kwargs,
     connection_error,
+    is_full,
     session_setup,
 )
 from dbdurable._io.door import Door
@@ -183,6 +184,7 @@ class Database:
                 connection.pgconn.finish()
                 raise
         except psycopg.Error as error:
+            self._leave_room(error)
             raise ConnectionLost(str(connection_error(error, url))) from None
         return connection
 
@@ -198,8 +200,16 @@ class Database:
                 connection.pgconn.finish()
                 raise
         except psycopg.Error as error:
+            self._leave_room(error)
             raise ConnectionLost(str(connection_error(error, url))) from None
         return connection
+
+    def _leave_room(self, refused: psycopg.Error) -> None:
+        """A server that is full: maybe of what lies idle here, in another pool than that of who needs a connection."""
+        if is_full(refused):
+            for pool in (self._pool, *self._async_pools.copy().values()):
+                if pool is not None:
+                    pool.give_up_idle()
 
     def _introduce(self, session: Session, backend: Backend | None) -> None:
         """Tells a new session's connection what it is."""

@@ -70,10 +70,19 @@ class Door:
         self._again_at = self._clock() + self._random.uniform(0.0, longest_s)
 
 
-def knock(open: Callable[[], T], door: Door, timeout_s: float) -> T:
-    """A new connection, tried for as often as the door allows. Raises ConnectionLost with the last reason."""
+def _nothing() -> None:
+    return None
+
+
+def knock(open: Callable[[], T], door: Door, timeout_s: float, found: Callable[[], T | None] = _nothing) -> T:
+    """A new connection, tried for as often as the door allows. Raises ConnectionLost with the last reason.
+
+    `found` tells of one that somebody has given back meanwhile; it will do as well.
+    """
     deadline = monotonic() + timeout_s
     while True:
+        if (given_back := found()) is not None:
+            return given_back
         wait_s = door.turn()
         if not wait_s:
             try:
@@ -88,10 +97,14 @@ def knock(open: Callable[[], T], door: Door, timeout_s: float) -> T:
         sleep(wait_s)
 
 
-async def aknock(open: Callable[[], Awaitable[T]], door: Door, timeout_s: float) -> T:
+async def aknock(
+    open: Callable[[], Awaitable[T]], door: Door, timeout_s: float, found: Callable[[], T | None] = _nothing
+) -> T:
     """The same for `async def`."""
     deadline = monotonic() + timeout_s
     while True:
+        if (given_back := found()) is not None:
+            return given_back
         wait_s = door.turn()
         if not wait_s:
             try:

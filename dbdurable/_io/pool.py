@@ -14,6 +14,7 @@ import select
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -93,6 +94,19 @@ class _Shared:
             if not is_stale(connection):
                 return connection
             self._drop(connection)
+
+    def _take_instead(self) -> Any:
+        """The same for who was to open one: the room for that is left to others."""
+        connection = self._take()
+        if connection is not None:
+            self._make_room()
+        return connection
+
+    def give_up_idle(self) -> None:
+        """Closes what nobody needs at the moment; who does later opens one again."""
+        with contextlib.suppress(IndexError):
+            while True:
+                self._drop(self._idle.pop())
 
     def _keep(self, connection: Any) -> None:
         """Takes one back, unless it is broken or old; closes one that nobody has needed for long."""
@@ -189,8 +203,9 @@ class Pool(_Shared):
             raise nothing_in_time(self._limit)
         if turn.connection is not None:
             return turn.connection  # type: ignore[no-any-return]
+        found: Callable[[], StepConnection | None] = self._take_instead
         try:
-            return knock(self._open, self._door, POOL_TIMEOUT_S)
+            return knock(self._open, self._door, POOL_TIMEOUT_S, found)
         except BaseException:
             self._make_room()
             raise
@@ -215,7 +230,7 @@ class AsyncPool(_Shared):
 
     async def _wait_or_open(self) -> AsyncStepConnection:
         gate = asyncio.Event()
-        turn = _Turn(gate.set)
+        turn = _Turn(partial(_open_gate, asyncio.get_running_loop(), gate))
         self._queue_up(turn)
         try:
             async with asyncio.timeout(POOL_TIMEOUT_S):
@@ -229,7 +244,7 @@ class AsyncPool(_Shared):
         if turn.connection is not None:
             return turn.connection  # type: ignore[no-any-return]
         try:
-            return await aknock(self._open, self._door, POOL_TIMEOUT_S)
+            return await aknock(self._open, self._door, POOL_TIMEOUT_S, self._take_instead)
         except BaseException:
             self._make_room()
             raise
@@ -237,6 +252,15 @@ class AsyncPool(_Shared):
     async def putconn(self, connection: Any) -> None:
         """Takes it back, in whatever state it is."""
         self._keep(connection)
+
+
+def _open_gate(loop: asyncio.AbstractEventLoop, gate: asyncio.Event) -> None:
+    """From whichever thread: another one may have given up the connections of a full server."""
+    if asyncio._get_running_loop() is loop:
+        gate.set()
+    else:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and who waited with it
+            loop.call_soon_threadsafe(gate.set)
 
 
 class OwnConnection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from dbdurable._core.control import ConnectionLost
 from dbdurable._io import pool as pools
@@ -32,6 +34,21 @@ def database(database_url: str) -> Iterator[Database]:
 
 def pid(connection: Any) -> int:
     return int(connection.info.backend_pid)
+
+
+@pytest.fixture
+def full(database_url: str, connection: psycopg.Connection[Any]) -> Iterator[Database]:
+    """Its role may have two sessions at a time, whatever the pools would like."""
+    role = f"guest_{os.getpid()}"  # roles belong to the whole server
+    connection.execute(f"create role {role} login password 'guest' connection limit 2")
+    connection.execute(f"grant usage on schema dbdurable to {role}")
+    connection.execute(f"grant select on all tables in schema dbdurable to {role}")
+    url = make_conninfo(database_url, user=role, password="guest")
+    database = Database(lambda: url, "dbdurable", auto_migrate=False, connections_max=3)
+    yield database
+    database.close()
+    connection.execute(f"drop owned by {role}")
+    connection.execute(f"drop role {role}")
 
 
 # ---- who gets which ----------------------------------------------------------------------------------------
@@ -163,6 +180,32 @@ def test_a_broken_one_makes_room_for_who_waits(database: Database) -> None:
     thread.join(20)
     assert served[0] not in held
     assert served[0].execute("select 1").fetchone() == (1,)
+
+
+def test_who_knocks_at_a_full_server_takes_what_comes_back(full: Database) -> None:
+    held, got = [full.pool.getconn() for _ in range(2)], []
+    thread = threading.Thread(target=lambda: got.append(full.pool.getconn()))
+    thread.start()
+    wait_until(lambda: "no connection left" in full._door.reason)
+    full.pool.putconn(held[0])
+    thread.join(20)
+    assert got == [held[0]]
+    assert full.pool._count == 2
+    for each in held:
+        full.pool.putconn(each)
+
+
+async def test_what_lies_idle_leaves_room_to_the_other_colour(full: Database) -> None:
+    held = [full.pool.getconn() for _ in range(2)]
+    full.pool.putconn(held[0])
+    pool = await full.async_pool()
+    theirs = await pool.getconn()
+    assert (held[0].closed, held[1].closed, full.pool._count) == (True, False, 1)
+    await pool.putconn(theirs)
+    full.pool.putconn(held[1])
+    assert full.pool.getconn() is held[1]
+    full.pool.putconn(held[1])
+    await full.aclose()
 
 
 async def test_who_is_cancelled_while_rolling_back_gives_the_connection_back(
