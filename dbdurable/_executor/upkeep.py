@@ -70,8 +70,9 @@ class Upkeep:
         """Goes on with what was found; whether there may be new work to claim."""
         suspects, expired, _, recovered, _, late, cascades, given, refiled, *_rest = answers
         declared = expired + self._declare_seen(suspects)
-        for _id, host, pid in declared:
-            logger.warning("executor %s:%s is dead: its workflows are taken over", host, pid)
+        for _id, host, pid, ended in declared:
+            also = f", {ended} open transactions of its steps were ended" if ended else ""
+            logger.warning("executor %s:%s is dead: its workflows are taken over%s", host, pid, also)
         cleared, taken, failed = recovered[0]
         if declared or cleared:
             more, gave_up = self._recover_rest()

@@ -118,7 +118,7 @@ class SyncDriver:
         self._reached("before", effect)
         try:
             self._unit = effect.source.begin(
-                self._database, effect.isolation, effect.row_factory, effect.path, effect.step
+                self._database, effect.isolation, effect.row_factory, effect.note, effect.step
             )
         except psycopg.Error as error:
             raise_meaning(error, None, self._database.schema)

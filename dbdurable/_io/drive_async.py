@@ -122,7 +122,7 @@ class AsyncDriver:
         self._reached("before", effect)
         try:
             self._unit = await effect.source.abegin(
-                self._database, effect.isolation, effect.row_factory, effect.path, effect.step
+                self._database, effect.isolation, effect.row_factory, effect.note, effect.step
             )
         except psycopg.Error as error:
             raise_meaning(error, None, self._database.schema)

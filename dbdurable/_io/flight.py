@@ -19,21 +19,23 @@ from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
+from dbdurable._protocol.effects import Note
+
 Statements: TypeAlias = Sequence[tuple[str, str, tuple[Any, ...]]]
 """Name, text and parameters of each; one name stands for one text, whoever has prepared it. No name: text always."""
 
 _COMMIT: Final = ("commit", "commit", ())
 _BEGIN: Final = ("begin", "begin", ())
-_NOTE: Final = "select set_config('dbdurable.step', $1, true)"
+_NOTE: Final = "select set_config('dbdurable.step', $1, true), pg_try_advisory_xact_lock_shared($2)"
 
 
-def opening_of(isolation: str | None, path: str) -> Statements:
-    """What opens the transaction of a step, and notes its path in it, for its record to compare."""
+def opening_of(isolation: str | None, note: Note) -> Statements:
+    """What opens the transaction of a step, with its note in it."""
     begin = ("", f"begin isolation level {isolation}", ()) if isolation else _BEGIN
-    return (begin, ("note", _NOTE, (path,)))
+    return (begin, ("note", _NOTE, note))
 
 
-_OPENING: Final = opening_of(None, "")
+_OPENING: Final = opening_of(None, Note("", 0))
 
 
 def record_and_commit(connection: Any, records: Statements) -> Generator[Any, Any, tuple[str, int | None]]:

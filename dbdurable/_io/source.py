@@ -18,6 +18,7 @@ from dbdurable._io.faults import ABORTED, is_lost
 from dbdurable._io.flight import Statements, opening_of, record_and_commit
 from dbdurable._io.guard import AsyncStepConnection, StepConnection
 from dbdurable._io.opening import AsyncStepCursor, StepCursor
+from dbdurable._protocol.effects import Note
 from dbdurable.errors import NotInTransaction
 
 ISOLATION_LEVELS = ("read committed", "repeatable read", "serializable")
@@ -76,10 +77,10 @@ class Source(Protocol):
     def accepts(self, annotation: Any) -> bool:
         """Whether this source makes what the parameter is annotated with."""
 
-    def begin(self, database: Any, isolation: str | None, row_factory: Any, path: str, step: str) -> SyncUnit:
-        """Opens a transaction for `def` code and notes the step's path in it."""
+    def begin(self, database: Any, isolation: str | None, row_factory: Any, note: Note, step: str) -> SyncUnit:
+        """Opens a transaction for `def` code, with its note in it."""
 
-    async def abegin(self, database: Any, isolation: str | None, row_factory: Any, path: str, step: str) -> AsyncUnit:
+    async def abegin(self, database: Any, isolation: str | None, row_factory: Any, note: Note, step: str) -> AsyncUnit:
         """Opens a transaction for `async def` code."""
 
 
@@ -206,21 +207,21 @@ class PsycopgSource:
         origin = typing.get_origin(annotation) or annotation
         return isinstance(origin, type) and issubclass(origin, (psycopg.Connection, psycopg.AsyncConnection))
 
-    def begin(self, database: Database, isolation: str | None, row_factory: Any, path: str, step: str) -> SyncUnit:
+    def begin(self, database: Database, isolation: str | None, row_factory: Any, note: Note, step: str) -> SyncUnit:
         """Takes a connection of the pool and begins."""
         pool = database.pool
         connection = pool.getconn()
-        connection.opening = opening_of(isolation, path)
+        connection.opening = opening_of(isolation, note)
         connection.row_factory = row_factory or tuple_row
         return _SyncPsycopgUnit(pool, connection, step)
 
     async def abegin(
-        self, database: Database, isolation: str | None, row_factory: Any, path: str, step: str
+        self, database: Database, isolation: str | None, row_factory: Any, note: Note, step: str
     ) -> AsyncUnit:
         """The same for `async def`."""
         pool = await database.async_pool()
         connection = await pool.getconn()
-        connection.opening = opening_of(isolation, path)
+        connection.opening = opening_of(isolation, note)
         connection.row_factory = row_factory or tuple_row
         return _AsyncPsycopgUnit(pool, connection, step)
 

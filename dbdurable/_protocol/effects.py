@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 from dbdurable._sql.statement import Statement
@@ -31,6 +31,15 @@ class Flight:
     queries: tuple[Query, ...]
 
 
+class Note(NamedTuple):
+    """What a step's transaction says of itself on the server."""
+
+    path: str
+    """The step's, for its record to compare."""
+    mark: int
+    """Its executor's: who declares that one dead ends the transaction by it."""
+
+
 @dataclass(slots=True)
 class Begin:
     """Open a step's transaction; the answer is the handle that the user's function takes first."""
@@ -38,7 +47,7 @@ class Begin:
     source: Any
     isolation: str | None
     row_factory: Any
-    path: str
+    note: Note
     step: str
 
 

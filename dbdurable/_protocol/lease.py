@@ -18,10 +18,12 @@ class Lease:
     written is decided by the database.
     """
 
-    __slots__ = ("_clock", "_good_until", "_lost", "closing", "executor_id", "ttl_s")
+    __slots__ = ("_clock", "_good_until", "_lost", "closing", "executor_id", "mark", "ttl_s")
 
     def __init__(self, executor_id: UUID, ttl_s: float, clock: Callable[[], float]) -> None:
         self.executor_id = executor_id
+        self.mark = int.from_bytes(executor_id.bytes[:8], signed=True)
+        """What is locked, shared, by each open transaction of a step that runs under this lease."""
         self.ttl_s = ttl_s
         self.closing = False
         self._clock = clock

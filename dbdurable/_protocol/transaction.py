@@ -26,7 +26,7 @@ from dbdurable._protocol.call import (
     retry_delay_s,
     time_out,
 )
-from dbdurable._protocol.effects import Begin, Call, Commit, Flow, Query, rollback
+from dbdurable._protocol.effects import Begin, Call, Commit, Flow, Note, Query, rollback
 from dbdurable._protocol.frame import WorkflowFrame
 from dbdurable._protocol.limit import call_timeout_s, first_over
 from dbdurable._protocol.message import announce
@@ -50,7 +50,8 @@ def transaction(this: DurableCall) -> Flow[Any]:
     while True:
         delay_s: float | None = None
         try:
-            handle = yield Begin(this.source, this.isolation, this.row_factory, this.path, this.name)
+            note = Note(this.path, frame.lease.mark)
+            handle = yield Begin(this.source, this.isolation, this.row_factory, note, this.name)
             run = partial(this.run, attempt, handle)
             value = yield Call(run, call_timeout_s(this), this.name, this.in_flight)
             text, value = this.codec.settle(value, this.what)

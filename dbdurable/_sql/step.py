@@ -118,9 +118,9 @@ END_BACKEND: Final = Statement(
 NOTE_STEP: Final = Statement(
     "note_step",
     # First statement of a step's transaction on a connection of somebody else's: what RECORD_IN_TRANSACTION
-    # looks for, and the session's identity.
+    # looks for, the mark of its executor, and the session's identity.
     """
-    select s.pid, s.backend_start
+    select s.pid, s.backend_start, pg_try_advisory_xact_lock_shared($2::bigint)
       from set_config('dbdurable.step', $1::text, true) left join pg_stat_get_activity(pg_backend_pid()) s on true
     """,
 )

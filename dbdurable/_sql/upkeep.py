@@ -41,15 +41,29 @@ SUSPECTS: Final = Statement(
     """,
 )
 
+_DECLARED: Final[LiteralString] = """,
+    dead as (
+        update {schema}.executor e set expires_at = '-infinity' from d where e.id = d.id
+        returning e.id, e.host, e.pid)
+    select dead.id, dead.host, dead.pid,
+           (select count(pg_terminate_backend(open.pid))
+              from (select a.pid from pg_locks l join pg_stat_activity a on a.pid = l.pid and a.usename = current_user
+                     where l.locktype = 'advisory' and l.objsubid = 1 and l.granted
+                       and l.database = (select oid from pg_database where datname = current_database())
+                       and l.classid = ('x' || substr(mark.hex, 1, 8))::bit(32)::bigint::oid
+                       and l.objid = ('x' || substr(mark.hex, 9, 8))::bit(32)::bigint::oid offset 0) open)
+      from dead cross join lateral (select replace(dead.id::text, '-', '') as hex) mark"""
+"""The executors in `d` are dead. What they began may be held open by a process that is frozen, or cut off: it can
+never be recorded, and what it has locked would be in the way of whoever goes on with its work. OFFSET: nobody is
+ended before it is known who it is."""
+
 DECLARE_EXPIRED: Final = Statement(
     "declare_expired",
     """
     with d as materialized (
         select id from {schema}.executor
-         where expires_at < clock_timestamp() and expires_at > '-infinity' for update skip locked)
-    update {schema}.executor e set expires_at = '-infinity' from d where e.id = d.id
-    returning e.id, e.host, e.pid
-    """,
+         where expires_at < clock_timestamp() and expires_at > '-infinity' for update skip locked)"""
+    + _DECLARED,
 )
 
 DECLARE_SEEN: Final = Statement(
@@ -63,10 +77,8 @@ DECLARE_SEEN: Final = Statement(
          where e.expires_at > '-infinity' and e.session_start > pg_postmaster_start_time()
            and not exists (select from pg_stat_get_activity(e.session_pid) s
                             where s.backend_start is null or s.backend_start = e.session_start)
-           for update of e skip locked)
-    update {schema}.executor e set expires_at = '-infinity' from d where e.id = d.id
-    returning e.id, e.host, e.pid
-    """,
+           for update of e skip locked)"""
+    + _DECLARED,
 )
 
 RECOVER: Final = Statement(

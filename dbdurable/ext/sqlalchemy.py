@@ -25,6 +25,7 @@ from psycopg.rows import tuple_row
 
 from dbdurable._io.opening import check_writable
 from dbdurable._io.source import AsyncUnit, SyncUnit
+from dbdurable._protocol.effects import Note
 from dbdurable._sql.step import NOTE_STEP
 from dbdurable.errors import BadConfiguration, NotInTransaction
 
@@ -84,7 +85,7 @@ class SQLAlchemy:
         bases = (Session, AsyncSession, Connection, AsyncConnection)
         return isinstance(wanted, type) and issubclass(wanted, bases) and issubclass(self._made, wanted)
 
-    def begin(self, database: Any, isolation: str | None, row_factory: Any, path: str, step: str) -> SyncUnit:
+    def begin(self, database: Any, isolation: str | None, row_factory: Any, note: Note, step: str) -> SyncUnit:
         """Opens a transaction on a connection of the engine's pool, through a session where one is wanted."""
         owner: Session | Connection = self._make()
         try:
@@ -102,7 +103,7 @@ class SQLAlchemy:
             driver = cast("psycopg.Connection[Any]", driver)
             _check_transactional(driver, step)
             with driver.pipeline():  # BEGIN travels along
-                cursor = RawCursor(driver, row_factory=tuple_row).execute(database.text(NOTE_STEP), (path,))
+                cursor = RawCursor(driver, row_factory=tuple_row).execute(database.text(NOTE_STEP), note)
             _note_backend(driver, cursor.fetchone())
             check_writable(driver)
         except BaseException as error:
@@ -110,7 +111,7 @@ class SQLAlchemy:
             raise _of_the_driver(error) from error
         return SessionUnit(owner, connection, connection, driver, step, self._registry)
 
-    async def abegin(self, database: Any, isolation: str | None, row_factory: Any, path: str, step: str) -> AsyncUnit:
+    async def abegin(self, database: Any, isolation: str | None, row_factory: Any, note: Note, step: str) -> AsyncUnit:
         """The same for `async def`."""
         owner: AsyncSession | AsyncConnection = self._make()
         try:
@@ -130,7 +131,7 @@ class SQLAlchemy:
             _check_transactional(driver, step)
             async with driver.pipeline():
                 cursor = AsyncRawCursor(driver, row_factory=tuple_row)
-                await cursor.execute(database.text(NOTE_STEP), (path,))
+                await cursor.execute(database.text(NOTE_STEP), note)
             _note_backend(driver, await cursor.fetchone())
             check_writable(driver)
         except BaseException as error:
@@ -165,7 +166,7 @@ def _check_transactional(driver: Any, step: str) -> None:
 
 def _note_backend(driver: Any, row: tuple[Any, ...] | None) -> None:
     """The session's identity, so that it can be ended after a COMMIT without an answer (not behind a pooler)."""
-    driver.backend = row if row is not None and row[0] == driver.info.backend_pid else None
+    driver.backend = row[:2] if row is not None and row[0] == driver.info.backend_pid else None
 
 
 def _execution_options(isolation: str | None) -> Any:

@@ -250,6 +250,20 @@ def overtake_at(
     return tried, every
 
 
+@pytest.mark.parametrize("program", ["talks", "async talks"])
+def test_what_a_frozen_process_has_written_stands_in_nobodys_way(
+    program: str, database_url: str, prepared: Connection, points_tried: Note
+) -> None:
+    """It has set an event in an open transaction: who goes on with its workflow sets the same one."""
+
+    def behind_the_event(every: list[Point]) -> list[Point]:
+        return [at for at in every if "after a statement of tell (3)" in str(at)]
+
+    tried, every = overtake_at(database_url, prepared, program, behind_the_event)
+    assert len(tried) == 1, every
+    points_tried(program, "zombie", tried, len(every))
+
+
 FAMILIES = ("parent", "closes", "cascades", "greets", "async greets")
 FREEZABLE = [p.name for p in PROGRAMS.values() if not p.queued and p.name not in FAMILIES]
 

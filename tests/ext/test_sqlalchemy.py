@@ -19,7 +19,7 @@ from sqlalchemy.pool import NullPool
 
 from dbdurable import Durable, Retry
 from dbdurable._io.drive_async import AsyncDriver
-from dbdurable._protocol.effects import Begin, Rollback
+from dbdurable._protocol.effects import Begin, Note, Rollback
 from dbdurable.errors import BadConfiguration, NotInTransaction, StepTimeout, WorkflowBlocked
 from dbdurable.ext.sqlalchemy import SQLAlchemy
 from tests.ext.conftest import on_psycopg
@@ -946,7 +946,7 @@ async def test_who_is_cancelled_twice_while_rolling_back_gives_the_connection_ba
     durable: Durable, async_engine: AsyncEngine
 ):
     driver = AsyncDriver(durable._runtime.database)
-    await driver._perform(Begin(SQLAlchemy(async_engine), None, None, "1", "step"))
+    await driver._perform(Begin(SQLAlchemy(async_engine), None, None, Note("1", 1), "step"))
     assert async_engine.pool.checkedout() == 1  # type: ignore[attr-defined]
     assert driver._unit is not None
     async with driver._unit.connection.lock:

@@ -22,6 +22,7 @@ from dbdurable._io.database import Database
 from dbdurable._io.door import FIRST_S, MAX_S, Door
 from dbdurable._io.pool import is_stale
 from dbdurable._io.source import PsycopgSource
+from dbdurable._protocol.effects import Note
 from tests.support.wait import await_until, wait_until
 
 
@@ -213,7 +214,7 @@ async def test_who_is_cancelled_while_rolling_back_gives_the_connection_back(
 ) -> None:
     """A task that is cancelled rolls back; cancelled once more meanwhile, it must not keep the connection."""
     pool = await database.async_pool()
-    unit = await PsycopgSource().abegin(database, None, None, "1", "step")
+    unit = await PsycopgSource().abegin(database, None, None, Note("1", 1), "step")
     await unit.handle.execute("select 1")
     async with unit.connection.lock:
         rolling_back = asyncio.ensure_future(unit.rollback())
@@ -230,7 +231,7 @@ async def test_who_is_cancelled_while_rolling_back_gives_the_connection_back(
 async def test_a_session_that_was_cancelled_is_not_lent_again(database: Database) -> None:
     """The request travels on a connection of its own, and may arrive when somebody else has the session."""
     pool = await database.async_pool()
-    unit = await PsycopgSource().abegin(database, None, None, "1", "step")
+    unit = await PsycopgSource().abegin(database, None, None, Note("1", 1), "step")
     waiting = asyncio.ensure_future(unit.handle.execute("select pg_sleep(%s)", [60]))
 
     async def sleeps() -> bool:

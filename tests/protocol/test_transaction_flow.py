@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dbdurable._core.control import ConnectionLost, Diverged, Duplicate, Fenced, HandBack, LeaseLost, Torn, Transient
-from dbdurable._protocol.effects import Begin, Flow
+from dbdurable._protocol.effects import Begin, Flow, Note
 from dbdurable._protocol.transaction import RERUNS_MAX, transaction
 from dbdurable._sql.step import END_BACKEND, READ_STEP
 from dbdurable._sql.workflow import OWNERSHIP, START_HERE_UNKEYED
@@ -70,7 +70,7 @@ def test_begin_gets_what_the_definition_says() -> None:
     begun: list[Begin] = []
     note = Entry(Begin, "begin", begun.append, "connection")
     pump(transaction(this), note, runs(timeout_s=2.5), commits())
-    assert begun == [Begin("source", "serializable", "rows", "1", "save")]
+    assert begun == [Begin("source", "serializable", "rows", Note("1", world.frame.lease.mark), "save")]
 
 
 @pytest.mark.parametrize(
