@@ -27,7 +27,7 @@ from dbdurable.errors import DatabaseUnavailable, WorkflowBlocked, WorkflowCance
 from dbdurable.types import Status
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Direct:
     """One direct call."""
 

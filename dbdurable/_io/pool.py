@@ -34,6 +34,10 @@ IDLE_S_MAX: Final = 600.0
 LIFE_S_MAX: Final = 3600.0
 """After so long a connection is replaced: memory of its session goes, and addresses are looked up anew."""
 
+FRESH_S: Final = 0.001
+"""So soon after its last use a connection is not looked at again: should it have ended just then, its next statement
+fails, as it might a moment later."""
+
 _IDLE: Final = int(TransactionStatus.IDLE)
 _OFF: Final = int(PipelineStatus.OFF)
 
@@ -42,6 +46,8 @@ def is_stale(connection: Any) -> bool:
     """Whether an idle connection is closed, or the server has said something on it: that it ends, most likely."""
     if connection.closed:
         return True
+    if monotonic() - connection.idle_since < FRESH_S:
+        return False
     if connection.watch is None:
         connection.watch = select.poll()
         connection.watch.register(connection.fileno(), select.POLLIN)

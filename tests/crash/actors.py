@@ -47,6 +47,8 @@ class Job:
     idle: bool = False
     """Wait until the queues are empty before leaving."""
     environment: dict[str, str] = field(default_factory=dict)
+    marked: bool = True
+    """Whether others can tell its transactions, and end them once it is declared dead."""
 
 
 @dataclass
@@ -80,6 +82,8 @@ def act(job: Job, pipe: Pipe) -> None:
     durable.configure(url=job.url, migrate=False)
     if job.mutant is not None:
         mutants.MUTANTS[job.mutant].apply()
+    if not job.marked:
+        mutants.unmark()
     at, action = job.fault or (None, "")
 
     def at_point(point: Point, connection: Any) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dbdurable._io import source
+from dbdurable._io import flight, source
+from dbdurable._protocol.effects import Note
 from dbdurable._sql import claim, step, upkeep
 from dbdurable._sql.parts import fence
 from dbdurable._sql.statement import Statement
@@ -88,6 +89,13 @@ def keep_errors_of_zombies() -> None:
 def forget_recovery() -> None:
     """Recovery that finds the dead and takes nothing over."""
     replace(upkeep.RECOVER, "limit 8 for update of l skip locked", "limit 0 for update of l skip locked")
+
+
+def unmark() -> None:
+    """Not wrong: as if it had another role than those who would end its transactions. The fence is all there is."""
+    assert "pg_try_advisory_xact_lock_shared($2)" in flight._NOTE, "it has changed: correct this"
+    flight._NOTE = "select set_config('dbdurable.step', $1, true), $2::bigint"  # type: ignore[misc]
+    flight._OPENING = flight.opening_of(None, Note("", 0))  # type: ignore[misc]
 
 
 MUTANTS = {

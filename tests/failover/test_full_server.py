@@ -48,10 +48,10 @@ def test_an_executor_waits_for_room(small: Restartable, monkeypatch: pytest.Monk
     """All of its sessions end, and others take their places; it lives on, and so does its work."""
     monkeypatch.setenv("DBDURABLE_LEASE_TTL_S", "120")
     shop = Shop(small.url)
-    with shop.durable.executor():
+    with psycopg.connect(small.url, autocommit=True) as look, shop.durable.executor():
         handles = shop.start()
         wait_until(lambda: shop.steps_done >= STEPS, 30, "some steps")
-        with psycopg.connect(small.url, autocommit=True) as look, ExitStack() as fillers:
+        with ExitStack() as fillers:
             wait_until(lambda: drive_out(look, small.url, fillers), 30, "the executor to have no session")
             small.refused()
             refused = 0
