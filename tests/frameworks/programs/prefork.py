@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 
 import flows
 from flows import durable, work
 
 from dbdurable.errors import NotRunning
+
+# Python 3.12 and newer warn of what is tried here: there are threads when it forks.
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 
 
 def child(body: Callable[[], None]) -> int:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 
 from dbdurable import Client, Durable
+
+# Python 3.12 and newer warn of what is tried here: there are threads when it forks.
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 
 url = sys.argv[1]
 durable = Durable(url)
