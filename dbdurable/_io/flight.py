@@ -8,6 +8,7 @@ fails leaves the rest unexecuted: the server skips to the end of the pipeline.
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Container, Generator, Iterable, Sequence
 from typing import Any, Final, TypeAlias
@@ -24,15 +25,16 @@ from dbdurable._protocol.effects import Note
 Statements: TypeAlias = Sequence[tuple[str, str, tuple[Any, ...]]]
 """Name, text and parameters of each; one name stands for one text, whoever has prepared it. No name: text always."""
 
-_COMMIT: Final = ("commit", "commit", ())
-_BEGIN: Final = ("begin", "begin", ())
+_COMMIT: Final = ("dbdurable_commit", "commit", ())
+_BEGIN: Final = ("dbdurable_begin", "begin", ())
 _NOTE: Final = "select set_config('dbdurable.step', $1, true), pg_try_advisory_xact_lock_shared($2)"
+_NOTE_NAME: Final = f"dbdurable_note_{hashlib.blake2s(_NOTE.encode(), digest_size=6).hexdigest()}"
 
 
 def opening_of(isolation: str | None, note: Note) -> Statements:
     """What opens the transaction of a step, with its note in it."""
     begin = ("", f"begin isolation level {isolation}", ()) if isolation else _BEGIN
-    return (begin, ("note", _NOTE, note))
+    return (begin, (_NOTE_NAME, _NOTE, note))
 
 
 _OPENING: Final = opening_of(None, Note("", 0))

@@ -209,8 +209,8 @@ def test_a_session_that_has_forgotten_begin_gets_its_text(
 ) -> None:
     """As one behind a pooler of which nobody has told us may: the body does not notice."""
     tx.opening = None  # type: ignore[attr-defined]
-    tx.pgconn.prepare(b"begin", b"begin")
-    tx.prepared.add("begin")  # type: ignore[attr-defined]
+    tx.pgconn.prepare(b"dbdurable_begin", b"begin")
+    tx.prepared.add("dbdurable_begin")  # type: ignore[attr-defined]
     tx.opening = opening_of(None, NOTE)  # type: ignore[attr-defined]
     assert count(proxy, tx, lambda: tx.execute("insert into app values (%s)", [1])) == 1
     check_inside(tx)
