@@ -17,9 +17,11 @@ from dbdurable._io.database import Database
 from dbdurable._io.drive import SyncDriver
 from dbdurable._protocol.effects import query
 from dbdurable._sql.executor import CLOCK
+from dbdurable._sql.upkeep import DECLARE_EXPIRED
 from dbdurable.errors import WorkflowCancelled
 from tests.pooler.conftest import POOL_SIZE, PgBouncer
 from tests.support.wait import wait_until
+from tests.support.workflows import LIMIT_S, Gate
 
 INTERVAL = "client_connection_check_interval"
 
@@ -200,6 +202,30 @@ def test_applications_that_share_a_pooler_never_run_each_others_statements(
         rows = prepared.execute(f"select (input->>'number')::int from {schema}.workflow order by 1").fetchall()  # type: ignore[arg-type]
         assert rows == [(first + number,) for number in range(20)]
     assert booked(prepared) == [(n, 7) for n in [*range(20), *range(100, 120)]]
+
+
+def test_what_the_dead_have_begun_is_ended(
+    pooled_url: str, prepared: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mark goes with the transaction, whichever session the pooler has lent."""
+    monkeypatch.setenv("DBDURABLE_BEAT_INTERVAL_S", "0.2")
+    durable, gate = Durable(pooled_url), Gate()
+
+    @durable.transaction
+    def book(tx: Connection) -> None:
+        tx.execute("insert into booking values (%s)", [1])
+        gate.wait()
+
+    with durable.executor():
+        handle = book.start()
+        gate.wait_reached()
+        prepared.execute("update dbdurable.executor set expires_at = clock_timestamp() - interval '1 s'")
+        declared = prepared.execute(DECLARE_EXPIRED.render("dbdurable")).fetchall()
+        assert [ended for *_, ended in declared] == [1]
+        gate.go.set()
+        handle.result(LIMIT_S)
+    durable.close()
+    assert prepared.execute("select number from booking").fetchall() == [(1,)]
 
 
 def test_the_pooler_is_restarted(pooled_url: str, pgbouncer: PgBouncer, prepared: psycopg.Connection[Any]) -> None:
