@@ -35,7 +35,7 @@ def check_flat(points: list[Point], work: str) -> None:
     for cost, more, share in (
         ("statements", 0.2, 1.0),
         ("round_trips", 0.2, 1.0),
-        ("commits", 0.5, 1.0),  # a session that is opened makes one or two
+        ("commits", 1.5, 1.0),  # of eight; sessions that are opened in one of the two windows make some, too
         ("wal_bytes", 20, 1.2),
         ("pages", 12, 1.4),
     ):
