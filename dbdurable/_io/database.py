@@ -6,7 +6,6 @@ Opens nothing until first use. A forked child drops what it inherited without to
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import threading
 import time
@@ -36,7 +35,7 @@ from dbdurable._io.riders import AsyncRiders, Riders
 from dbdurable._io.seam import Seam
 from dbdurable._protocol.effects import Query
 from dbdurable._sql.executor import CLOCK
-from dbdurable._sql.statement import Statement
+from dbdurable._sql.statement import Statement, session_name
 
 Prepare: TypeAlias = Literal["auto", "never", "always"]
 
@@ -105,12 +104,11 @@ class Database:
         return [(*self._rendered(query.statement), query.params) for query in queries]
 
     def _rendered(self, statement: Statement) -> tuple[str, str]:
-        """Its name in a session, and its text. Behind a pooler others may have prepared theirs: a hash tells them."""
+        """Its name in a session, and its text."""
         found = self._texts.get(statement)
         if found is None:
             text = statement.render(self.schema)
-            mark = hashlib.blake2s(text.encode(), digest_size=6).hexdigest()
-            found = self._texts[statement] = (f"{statement.name}_{mark}", text)
+            found = self._texts[statement] = (session_name(statement.name, text), text)
         return found
 
     def prepare(self) -> None:

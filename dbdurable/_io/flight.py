@@ -8,7 +8,6 @@ fails leaves the rest unexecuted: the server skips to the end of the pipeline.
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Container, Generator, Iterable, Sequence
 from typing import Any, Final, TypeAlias
@@ -21,20 +20,21 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 from dbdurable._protocol.effects import Note
+from dbdurable._sql.statement import session_name
+from dbdurable._sql.step import NOTE
 
 Statements: TypeAlias = Sequence[tuple[str, str, tuple[Any, ...]]]
 """Name, text and parameters of each; one name stands for one text, whoever has prepared it. No name: text always."""
 
 _COMMIT: Final = ("dbdurable_commit", "commit", ())
 _BEGIN: Final = ("dbdurable_begin", "begin", ())
-_NOTE: Final = "select set_config('dbdurable.step', $1, true), pg_try_advisory_xact_lock_shared($2)"
-_NOTE_NAME: Final = f"dbdurable_note_{hashlib.blake2s(_NOTE.encode(), digest_size=6).hexdigest()}"
+_NOTE: Final = (session_name(NOTE.name, NOTE.text), NOTE.text)
 
 
 def opening_of(isolation: str | None, note: Note) -> Statements:
     """What opens the transaction of a step, with its note in it."""
     begin = ("", f"begin isolation level {isolation}", ()) if isolation else _BEGIN
-    return (begin, (_NOTE_NAME, _NOTE, note))
+    return (begin, (*_NOTE, note))
 
 
 _OPENING: Final = opening_of(None, Note("", 0))

@@ -51,9 +51,8 @@ def opened_by(connection: Any, statement: Generator[Any, Any, None]) -> Generato
         finally:
             close_pipeline(connection)  # where it has sent nothing
             yield from generators.send(pgconn)
-            for _ in opening:
+            for _ in range(2 * len(opening)):  # behind each answer there is a None
                 result = (yield from generators.fetch(pgconn)) if pgconn.is_busy() else pgconn.get_result()
-                (yield from generators.fetch(pgconn)) if pgconn.is_busy() else pgconn.get_result()  # the None behind it
                 if result is not None and result.status == ExecStatus.FATAL_ERROR:
                     raise errors.error_from_result(result, encoding=connection.info.encoding)
         while True:
@@ -65,8 +64,7 @@ def opened_by(connection: Any, statement: Generator[Any, Any, None]) -> Generato
         failed = error
     ended = False
     while not ended:
-        # Raises when the session ends in front of the last answer.
-        result = (yield from generators.fetch(pgconn)) if pgconn.is_busy() else pgconn.get_result()
+        result = yield from generators.fetch(pgconn)  # raises when the session ends in front of the last answer
         if result is not None and result.status == ExecStatus.FATAL_ERROR:
             failed = failed or errors.error_from_result(result, encoding=connection.info.encoding)
         ended = connection.closed or (result is not None and result.status == ExecStatus.PIPELINE_SYNC)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import LiteralString
 
 SCHEMA_TOKEN = "{schema}"  # noqa: S105  (a placeholder in SQL text, no password)
 
 ALL: dict[str, Statement] = {}
 """Every statement by name: a test prepares each of them on the migrated database."""
+
+
+def session_name(name: str, text: str) -> str:
+    """What a session knows it by. Behind a pooler others may have prepared theirs: a hash tells the texts apart."""
+    return f"{name}_{hashlib.blake2s(text.encode(), digest_size=6).hexdigest()}"
 
 
 class Statement:

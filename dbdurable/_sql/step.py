@@ -115,10 +115,15 @@ END_BACKEND: Final = Statement(
     """,
 )
 
+NOTE: Final = Statement(
+    "note",
+    # Goes out behind BEGIN: what RECORD_IN_TRANSACTION looks for, and the mark of its executor.
+    "select set_config('dbdurable.step', $1::text, true), pg_try_advisory_xact_lock_shared($2::bigint)",
+)
+
 NOTE_STEP: Final = Statement(
     "note_step",
-    # First statement of a step's transaction on a connection of somebody else's: what RECORD_IN_TRANSACTION
-    # looks for, the mark of its executor, and the session's identity.
+    # The same on a connection of somebody else's, and the session's identity.
     """
     select s.pid, s.backend_start, pg_try_advisory_xact_lock_shared($2::bigint)
       from set_config('dbdurable.step', $1::text, true) left join pg_stat_get_activity(pg_backend_pid()) s on true

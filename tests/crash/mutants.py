@@ -93,8 +93,8 @@ def forget_recovery() -> None:
 
 def unmark() -> None:
     """Not wrong: as if it had another role than those who would end its transactions. The fence is all there is."""
-    assert "pg_try_advisory_xact_lock_shared($2)" in flight._NOTE, "it has changed: correct this"
-    flight._NOTE = "select set_config('dbdurable.step', $1, true), $2::bigint"  # type: ignore[misc]
+    replace(step.NOTE, "pg_try_advisory_xact_lock_shared($2::bigint)", "$2::bigint")
+    flight._NOTE = ("unmarked", step.NOTE.text)  # type: ignore[misc]
     flight._OPENING = flight.opening_of(None, Note("", 0))  # type: ignore[misc]
 
 

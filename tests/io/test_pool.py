@@ -183,16 +183,18 @@ def test_a_broken_one_makes_room_for_who_waits(database: Database) -> None:
     assert served[0].execute("select 1").fetchone() == (1,)
 
 
-def test_who_knocks_at_a_full_server_takes_what_comes_back(full: Database) -> None:
+def test_who_knocks_at_a_full_server_is_served_by_what_comes_back(full: Database) -> None:
     held, got = [full.pool.getconn() for _ in range(2)], []
     thread = threading.Thread(target=lambda: got.append(full.pool.getconn()))
     thread.start()
     wait_until(lambda: "no connection left" in full._door.reason)
     full.pool.putconn(held[0])
     thread.join(20)
-    assert got == [held[0]]
+    # Given back in the middle of a refusal it makes room instead: then it is closed, and another one opened.
+    assert len(got) == 1
+    assert got[0] is held[0] or held[0].closed
     assert full.pool._count == 2
-    for each in held:
+    for each in (got[0], held[1]):
         full.pool.putconn(each)
 
 
