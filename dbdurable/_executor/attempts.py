@@ -44,7 +44,7 @@ class Attempts:
         self._done: list[int] = []
         self._ended: list[UUID] = []
         self._children: list[UUID] = []
-        self._doubts: dict[WorkflowFrame, int] = {}
+        self._doubts: set[tuple[UUID, int]] = set()
         self._beginning: list[tuple[Definition, WorkflowFrame, str]] = []
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds its tasks only weakly
         self._batch = 0
@@ -103,7 +103,7 @@ class Attempts:
                     self._children.append(frame.id)
                 self._count_out(batch)
             else:
-                self._doubts[frame] = batch
+                self._doubts.add((frame.id, batch))
             if claimed:
                 self._running[frame.is_async] -= 1
                 self._running_of[frame.queue or ""] -= 1
@@ -116,18 +116,21 @@ class Attempts:
                 self._executor.control.timers.expect(wait.until)
         if frame.woken:
             self._executor.hint()
+        frame.forget()
 
-    def doubts(self) -> list[WorkflowFrame]:
-        """Attempts that are gone from here, and of which the database may think otherwise."""
+    def doubts(self) -> list[tuple[UUID, int]]:
+        """Attempts that are gone from here, and of which the database may think otherwise: workflow and lease batch."""
         with self._lock:
             return list(self._doubts)
 
-    def settle(self, doubts: list[WorkflowFrame], held: set[UUID]) -> None:
+    def settle(self, doubts: list[tuple[UUID, int]], held: set[UUID]) -> None:
         """Of those, the ones that the database does not say to be held here are over."""
         with self._lock:
-            for frame in doubts:
-                if frame.id not in held:
-                    self._count_out(self._doubts.pop(frame))
+            for doubt in doubts:
+                id, batch = doubt
+                if id not in held:
+                    self._doubts.remove(doubt)
+                    self._count_out(batch)
 
     def _count_out(self, batch: int) -> None:
         """One workflow less of a lease row; the last one lets it go."""

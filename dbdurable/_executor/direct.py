@@ -92,8 +92,10 @@ def run_child(executor: Executor, definition: Definition, parent: WorkflowFrame,
     if not rows:
         return False
     epoch, attempt, interrupt, input, key, deadline, began_us = rows[0]
-    records = yield from steadfast(READ_JOURNAL, id, frame=parent)
-    waits = yield from steadfast(READ_WAITS, id, frame=parent)
+    records, waits = [], []
+    if epoch > 1:  # else it has never run, nor been cancelled, resumed or handed back
+        records = yield from steadfast(READ_JOURNAL, id, frame=parent)
+        waits = yield from steadfast(READ_WAITS, id, frame=parent)
     frame = WorkflowFrame(
         id=id,
         name=definition.name,

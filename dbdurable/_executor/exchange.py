@@ -17,6 +17,7 @@ from dbdurable._protocol.effects import Flow, Query, pause
 from dbdurable._protocol.frame import Frame, StepFrame, WorkflowFrame, current
 from dbdurable._protocol.start import POLL_S_FIRST, POLL_S_MAX, resend
 from dbdurable._sql import message as sql
+from dbdurable._sql.statement import Statement
 from dbdurable.errors import BadArgument, WaitTimeout, WorkflowFinished
 from dbdurable.types import Duration
 
@@ -58,13 +59,14 @@ def send_flow(to: Flow[UUID], message: Message) -> Flow[None]:
     frame = current.get()
     if isinstance(frame, WorkflowFrame):
         return protocol.send(place_of(frame, message.topic, "send", UNTYPED), to, message.text, message.key)
-    key = message.key or once(frame, "message")
-    return _send(to, message._replace(key=key))
+    if message.key is not None:
+        return _send(to, sql.SEND, message)
+    return _send(to, sql.SEND_ONCE, message._replace(key=once(frame, "message")))
 
 
-def _send(to: Flow[UUID], message: Message) -> Flow[None]:
+def _send(to: Flow[UUID], statement: Statement, message: Message) -> Flow[None]:
     id = yield from to
-    yield from resend(sql.SEND, id, *_row(message))
+    yield from resend(statement, id, *_row(message))
 
 
 def send_in_tx(id: UUID, message: Message) -> Query:

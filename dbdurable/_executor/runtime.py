@@ -229,13 +229,14 @@ class Runtime:
     async def adrive(self, flow: Flow[R], own_async: bool | None = None, this: DurableCall | None = None) -> R:
         """Runs a protocol for a caller in `async def` code."""
         frame = current.get()
-        if not isinstance(frame, WorkflowFrame) or frame.watch is None:
+        watch = frame.watch if isinstance(frame, WorkflowFrame) else None
+        if watch is None:
             return await self._adrive_in_turn(flow, own_async, this)
-        frame.watch.begin()
+        watch.begin()
         try:
             return await self._adrive_in_turn(flow, own_async, this)
         finally:
-            frame.watch.end()
+            watch.end()
 
     async def _adrive_in_turn(self, flow: Flow[R], own_async: bool | None, this: DurableCall | None) -> R:
         if this is None:

@@ -95,6 +95,7 @@ class Riders:
                 self._hand_over()
             for rider in batch[1:]:
                 rider.gate.release()
+            batch.clear()  # the leader's own list, with itself in it
 
     def _hand_over(self) -> None:
         """The first that waits writes what has gathered; or there is one flush less."""

@@ -142,6 +142,15 @@ class WorkflowFrame:
             self.unwinding = reason
         return self.unwinding
 
+    def forget(self) -> None:
+        """The attempt is gone from here: lets go of what leads back to it.
+
+        What stands in a circle waits for the garbage collector, which took more time than parking itself.
+        """
+        self.watch = self.root = None
+        if self.unwinding is not None:
+            self.unwinding.__traceback__ = self.unwinding.__context__ = None
+
     def diverge(self, found: Diverged) -> Unwind:
         """The same for what the journal has found, which does not know whose it is."""
         return self.unwind(Diverged(str(found).replace("{id}", str(self.id))))

@@ -15,9 +15,11 @@ from typing import Any, Final
 from dbdurable._core.control import ConnectionLost
 from dbdurable._protocol.effects import Flow, Query, Row, flight, query
 from dbdurable._protocol.start import starts_json
+from dbdurable._protocol.wait import waits_json
+from dbdurable._sql.message import SEND_MANY, SEND_ONCE, SEND_RECORDED, SEND_RECORDED_MANY
 from dbdurable._sql.statement import Statement
 from dbdurable._sql.step import APPEND
-from dbdurable._sql.wait import END_WAIT, END_WAIT_MANY
+from dbdurable._sql.wait import END_WAIT, END_WAIT_MANY, LOOK, LOOK_MANY, PARK, PARK_MANY
 from dbdurable._sql.workflow import FINISH, FINISH_MANY, RIDE, START, START_MANY
 
 BATCH_MAX: Final = 128
@@ -75,20 +77,53 @@ def _end_wait_many(items: Sequence[Query]) -> Query:
     return Query(END_WAIT_MANY, _columns(items, 10))
 
 
-def _end_wait_split(items: Sequence[Query], rows: list[Row]) -> list[list[Row]]:
+def _recorded_split(items: Sequence[Query], rows: list[Row]) -> list[list[Row]]:
     found = {(id, path): written_us for id, path, written_us in rows}
     return [[(written_us,)] if (written_us := found.get(item.params[:2])) else [] for item in items]
 
 
+def _send_many(items: Sequence[Query]) -> Query:
+    return Query(SEND_MANY, _columns(items, 4))
+
+
+def _send_split(items: Sequence[Query], rows: list[Row]) -> list[list[Row]]:
+    return [[row] for row in rows]
+
+
+def _send_recorded_may(params: tuple[Any, ...]) -> bool:
+    return params[10] is None  # no key
+
+
+def _send_recorded_many(items: Sequence[Query]) -> Query:
+    return Query(SEND_RECORDED_MANY, _columns(items, 10))
+
+
+def _park_may(params: tuple[Any, ...]) -> bool:
+    return params[4] is None  # what gives a limit back waits for that row
+
+
+def _park_many(items: Sequence[Query]) -> Query:
+    return Query(PARK_MANY, (*_columns(items, 3), [waits_json(item.params[5:]) for item in items]))
+
+
+def _look_many(items: Sequence[Query]) -> Query:
+    return Query(LOOK_MANY, _columns(items, 1))
+
+
+def _look_split(items: Sequence[Query], rows: list[Row]) -> list[list[Row]]:
+    queues: dict[Any, Any] = dict(rows)
+    return [[(queues[id],)] if (id := item.params[0]) in queues else [] for item in items]
+
+
 def _finish_may(params: tuple[Any, ...]) -> bool:
-    return params[8] is None  # what gives a limit back waits for that row
+    return params[8] is None  # as with a park
 
 
 def _finish_many(items: Sequence[Query]) -> Query:
     return Query(FINISH_MANY, _columns(items, 7))
 
 
-def _finish_split(items: Sequence[Query], rows: list[Row]) -> list[list[Row]]:
+def _changed_split(items: Sequence[Query], rows: list[Row]) -> list[list[Row]]:
     found = {row[0] for row in rows}
     return [[(item.params[0],)] if item.params[0] in found else [] for item in items]
 
@@ -96,8 +131,12 @@ def _finish_split(items: Sequence[Query], rows: list[Row]) -> list[list[Row]]:
 RIDES: Final[dict[Statement, Ride]] = {
     START: Ride(_start_may, _start_many, _start_split),
     APPEND: Ride(_always, _append_many, _append_split),
-    END_WAIT: Ride(_always, _end_wait_many, _end_wait_split, leaves_out=True),
-    FINISH: Ride(_finish_may, _finish_many, _finish_split, leaves_out=True),
+    END_WAIT: Ride(_always, _end_wait_many, _recorded_split, leaves_out=True),
+    SEND_ONCE: Ride(_always, _send_many, _send_split),
+    SEND_RECORDED: Ride(_send_recorded_may, _send_recorded_many, _recorded_split, leaves_out=True),
+    PARK: Ride(_park_may, _park_many, _changed_split, leaves_out=True),
+    LOOK: Ride(_always, _look_many, _look_split),
+    FINISH: Ride(_finish_may, _finish_many, _changed_split, leaves_out=True),
 }
 """In the order in which a batch writes them."""
 

@@ -6,7 +6,8 @@ the attempt can move; then the body is cancelled. Either way its frame is gone b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -39,6 +40,8 @@ LOOK_S_FIRST, LOOK_S_MAX = 0.01, 1.0
 
 PATIENT_LOOK_S_MAX = 0.25
 """The longest pause between two looks at what usually comes soon."""
+
+_COLUMNS = ("path", "kind", "subject", "left_s", "due", "attempts")
 
 Look = Callable[[], Flow[Record | None]]
 """Looks whether what is waited for is there, and records it."""
@@ -188,6 +191,12 @@ def park(frame: WorkflowFrame) -> Flow[bool]:
         return False
     frame.woken = bool((yield from steadfast(sql.LOOK, frame.id, frame=frame)))
     return True
+
+
+def waits_json(waits: Sequence[Sequence[Any]]) -> str:
+    """What one workflow waits for, from PARK's columns, as PARK_MANY takes it."""
+    rows = (dict(zip(_COLUMNS, wait, strict=True)) for wait in zip(*waits, strict=True))
+    return json.dumps(list(rows), default=str)
 
 
 def _parked_before(frame: WorkflowFrame) -> Flow[bool]:

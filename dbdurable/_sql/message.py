@@ -12,12 +12,49 @@ from dbdurable._sql.statement import Statement
 
 SEND: Final = Statement("send", "select {schema}.send($1::uuid, $2::text, $3::json, $4::text)")
 
+SEND_ONCE: Final = Statement(
+    "send_once",
+    # Under a key that was made here: it may share its commit, since nobody else writes that key.
+    SEND.text,
+)
+
+SEND_MANY: Final = Statement(
+    "send_many",
+    # Several such, in that order.
+    """
+    select {schema}.send(x.id, x.topic, x.body::json, x.key)
+      from unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) with ordinality as x(id, topic, body, key, place)
+     order by x.place
+    """,
+)
+
 SEND_RECORDED: Final = Statement(
     "send_recorded",
     # A send in a workflow's body: the message and the record of it in one statement, fenced.
     record("to_json({schema}.send($8::uuid, $9::text, $10::json, $11::text))")
     + """
     returning (extract(epoch from finished_at) * 1000000)::bigint
+    """,
+)
+
+SEND_RECORDED_MANY: Final = Statement(
+    "send_recorded_many",
+    # Of several workflows, without keys. What is not the caller's, or held by somebody just now, is left out: it is
+    # asked alone. What was sent before raises: nothing may be sent twice.
+    """
+    with k as materialized (
+        select x.* from unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::text[], $6::uuid[], $7::int[],
+                               $8::uuid[], $9::text[], $10::text[])
+               as x(id, path, seq, kind, name, executor_id, epoch, receiver, topic, body)
+          join {schema}.workflow w on w.id = x.id and w.executor_id = x.executor_id and w.epoch = x.epoch
+                                  and w.status = 'running'
+           for share of w skip locked)
+    insert into {schema}.step
+        (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output)
+    select id, path, seq, kind::{schema}.step_kind, name, 1, epoch, clock_timestamp(), clock_timestamp(),
+           to_json({schema}.send(receiver, topic, body::json))
+      from k
+    returning workflow_id, path, (extract(epoch from finished_at) * 1000000)::bigint
     """,
 )
 

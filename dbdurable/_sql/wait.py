@@ -36,6 +36,35 @@ PARK: Final = Statement(
     ),
 )
 
+PARK_MANY: Final = Statement(
+    "park_many",
+    # Of several workflows that hold nothing of a limit, as PARK; each with its waits as a JSON list. Rows that somebody
+    # holds are left out: they are parked alone, where waiting keeps nobody else.
+    """
+    with k as materialized (
+        select x.id, x.waits::json as waits
+          from unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[]) as x(id, executor_id, epoch, waits)
+          join {schema}.workflow w on w.id = x.id and w.executor_id = x.executor_id and w.epoch = x.epoch
+                                  and w.status = 'running'
+           for no key update of w skip locked),
+    u as (
+        update {schema}.workflow w set status = 'waiting', slots = null from k where w.id = k.id
+        returning w.id),
+    gone as (
+        delete from {schema}.wait t using k
+         where t.workflow_id = k.id and t.kind not in ('deadline', 'timeout')
+           and not exists (select from json_to_recordset(k.waits) as x(path text) where x.path = t.path)),
+    t as (
+        insert into {schema}.wait as t (workflow_id, path, kind, subject, due, attempts)
+        select k.id, x.path, x.kind::{schema}.wait_kind, x.subject,
+               coalesce(x.due, clock_timestamp() + make_interval(secs => x.left_s)), x.attempts
+          from k cross join lateral json_to_recordset(k.waits)
+               as x(path text, kind text, subject text, left_s float8, due timestamptz, attempts smallint)
+        on conflict (workflow_id, path) do update set rung = false where t.rung)
+    select id from u
+    """,
+)
+
 ARRIVED: Final = """
                   t.kind = 'message' and exists (
                       select from {schema}.message m where m.workflow_id = w.id and m.topic = t.subject)
@@ -49,21 +78,28 @@ ARRIVED: Final = """
                          and (e.name is not null or o.status in ('succeeded', 'failed', 'cancelled')))"""
 """Of a wait t of the workflow w: what it waits for is there."""
 
+_HAS_COME: Final = with_parts(
+    """
+           w.status = 'waiting' and exists (
+           select from {schema}.wait t
+            where t.workflow_id = w.id and (t.due <= clock_timestamp() or ({arrived})))
+    """,
+    arrived=ARRIVED,
+)
+
 LOOK: Final = Statement(
     "look",
     # After the park has committed: whatever came before that is seen here, and what comes later finds the wait.
-    with_parts(
-        """
-    {wake}
-      from {schema}.workflow w
-     where w.id = $1::uuid and w.status = 'waiting' and exists (
-           select from {schema}.wait t
-            where t.workflow_id = w.id and (t.due <= clock_timestamp() or ({arrived})))
-    returning queue
-    """,
-        wake=WAKE,
-        arrived=ARRIVED,
-    ),
+    WAKE + "\n      from {schema}.workflow w\n     where w.id = $1::uuid and" + _HAS_COME + "returning queue",
+)
+
+LOOK_MANY: Final = Statement(
+    "look_many",
+    # Of several workflows.
+    WAKE
+    + "\n      from unnest($1::uuid[]) as k(id) join {schema}.workflow w on w.id = k.id\n     where"
+    + _HAS_COME
+    + "returning workflow_id, queue",
 )
 
 KEEP_WAIT: Final = Statement(

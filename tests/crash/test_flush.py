@@ -15,7 +15,7 @@ from dbdurable._core.control import Fenced
 from dbdurable._io import riders
 from dbdurable._io.drive import SyncDriver, _riders
 from dbdurable._protocol.effects import Query
-from dbdurable._protocol.ride import RIDES, rides
+from dbdurable._protocol.ride import rides
 from dbdurable._protocol.start import Start
 from dbdurable._sql.wait import END_WAIT
 from dbdurable._sql.workflow import FINISH, START
@@ -23,7 +23,7 @@ from dbdurable.errors import UnknownQueue
 from dbdurable.testing.crash import Point
 from tests.crash.actors import Job, run
 from tests.crash.oracle import check_house
-from tests.crash.workflows import durable, mixed
+from tests.crash.workflows import durable, mixed, pals
 from tests.support.wait import wait_until
 
 Connection = psycopg.Connection[Any]
@@ -31,10 +31,11 @@ WORKFLOWS = 160
 """Enough for some thirty shared commits: the fault must find its own."""
 
 
+POINTS = [("before", 1), ("after", 1), ("before", 2), ("after", 2), ("before", 5), ("after", 8)]
+
+
 @pytest.mark.parametrize("action", ["kill", "cut"])
-@pytest.mark.parametrize(
-    ("when", "number"), [("before", 1), ("after", 1), ("before", 2), ("after", 2), ("before", 5), ("after", 8)]
-)
+@pytest.mark.parametrize(("when", "number"), POINTS)
 def test_at_a_point_of_a_shared_commit(
     when: str, number: int, action: str, database_url: str, prepared: Connection
 ) -> None:
@@ -46,19 +47,47 @@ def test_at_a_point_of_a_shared_commit(
         mixed.options(key=name, queue="load").start(name)
     durable.close()
 
-    at = Point("flush", f"{when} flush", number)
-    report = run(Job(database_url, "mixed", claims=("load",), threads=16, fault=(at, action), idle=True))
-    assert report.fired == at, "void: the fault was not injected"
-    prepared.execute("update dbdurable.executor set expires_at = '-infinity'")
-    run(Job(database_url, "mixed", claims=("load",), idle=True))
-
-    check_house(prepared)
+    crash_and_go_on(database_url, prepared, Point("flush", f"{when} flush", number), action)
     of = prepared.execute
     assert of("select run from effect where run like 'load-%' group by run having count(*) <> 2").fetchall() == []
     assert of("select run, what from outside group by 1, 2 having count(distinct key) <> 1").fetchall() == []
-    assert of("select status::text, count(*) from dbdurable.workflow where queue = 'load' group by 1").fetchall() == [
-        ("succeeded", WORKFLOWS)
-    ]
+
+
+@pytest.mark.parametrize("action", ["kill", "cut"])
+@pytest.mark.parametrize(("when", "number"), POINTS)
+def test_sends_and_parks_at_a_point_of_a_shared_commit(
+    when: str, number: int, action: str, database_url: str, prepared: Connection
+) -> None:
+    run(Job(database_url, "steps"))
+    durable.configure(url=database_url, migrate=False)
+    ids = [durable._runtime.database.new_id() for _ in range(WORKFLOWS)]
+    prepared.execute("select dbdurable.declare_queue('load', null)")
+    durable.client.start_many(
+        pals.options(id=id, queue="load").bind(f"load-{n}", str(ids[n ^ 1])) for n, id in enumerate(ids)
+    )
+    durable.close()
+
+    crash_and_go_on(database_url, prepared, Point("flush", f"{when} flush", number), action)
+    of = prepared.execute
+    assert of("select count(*), count(distinct run), sum(value) from effect").fetchone() == (WORKFLOWS,) * 3
+    kinds = "select kind::text, count(*) from dbdurable.step where workflow_id = any(%s) group by 1"
+    assert dict(of(kinds, [ids]).fetchall()) == dict.fromkeys(("send", "recv", "transaction"), WORKFLOWS)
+    assert of("select (select count(*) from dbdurable.message), (select count(*) from dbdurable.wait)").fetchone() == (
+        0,
+        0,
+    )
+
+
+def crash_and_go_on(url: str, connection: Connection, at: Point, action: str) -> None:
+    """A process that works off the queue `load` is hit at that point; another one goes on to the end."""
+    report = run(Job(url, "mixed", claims=("load",), threads=16, fault=(at, action), idle=True))
+    assert report.fired == at, "void: the fault was not injected"
+    connection.execute("update dbdurable.executor set expires_at = '-infinity'")
+    run(Job(url, "mixed", claims=("load",), idle=True))
+
+    check_house(connection)
+    statuses = "select status::text, count(*) from dbdurable.workflow where queue = 'load' group by 1"
+    assert connection.execute(statuses).fetchall() == [("succeeded", WORKFLOWS)]
 
 
 class Dam:
@@ -232,12 +261,7 @@ def test_an_interrupted_leader_leaves_nobody_waiting(application: Durable, conne
     assert riders._flushes == 0
 
 
-def test_nothing_with_a_key_or_a_limit_rides() -> None:
-    start = Start(uuid4(), "job", "{}")
-    assert rides(Query(START, start.params))
+def test_no_start_with_a_key_or_a_parent_rides() -> None:
+    assert rides(Query(START, Start(uuid4(), "job", "{}").params))
     assert not rides(Query(START, Start(uuid4(), "job", "{}", key="k").params))
     assert not rides(Query(START, Start(uuid4(), "job", "{}", parent_id=uuid4()).params))
-    finish = (uuid4(), uuid4(), 1, "succeeded", "1", None, None)
-    assert rides(Query(FINISH, (*finish, "default", None)))
-    assert not rides(Query(FINISH, (*finish, "narrow", [""])))
-    assert len(RIDES) == 4

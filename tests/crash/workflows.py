@@ -308,6 +308,13 @@ async def atalks(run: str) -> list[Any]:
     return [numbers, *found, await aio.recv("number", default="none", timeout=0.1)]
 
 
+@durable.workflow
+def pals(run: str, other: str) -> int:
+    """Sends to another one and hears from it; whichever comes first is parked meanwhile."""
+    send(other, "hello", 1)
+    return write(run, "heard", recv("hello", int))
+
+
 @durable.step
 def unbook(receipt: str | None, run: str, what: str) -> None:
     outside(run, f"undo {what} {receipt}")

@@ -285,8 +285,15 @@ def call_of(world: World, run: Any = nobody) -> Flow[Any]:
 
 
 def test_a_call_is_two_records() -> None:
-    script = starts(), has("queued"), ADOPTS, has("succeeded", "1"), ends()
+    script = starts(), ADOPTS, has("succeeded", "1"), ends()
     assert pump(call_of(World(), takes(True)), *script) == 1
+
+
+def test_a_new_child_that_others_have_taken_is_looked_at() -> None:
+    script = starts(), ADOPTS, has("running"), pauses(), has("succeeded", "1"), ends()
+    assert pump(call_of(World(), takes(False)), *script) == 1
+    paused = starts(), ADOPTS, has("queued"), ADOPTS, pauses(), has("succeeded", "1"), ends()
+    assert pump(call_of(World(), takes(False, False)), *paused) == 1
 
 
 def test_a_call_that_was_started_before_is_waited_for() -> None:
@@ -300,9 +307,9 @@ def test_a_call_that_was_recorded() -> None:
 @pytest.mark.parametrize("length", [1])
 def test_a_flow_can_be_closed_anywhere(length: int) -> None:
     gone = ConnectionLost("reset")
-    script = [starts(gone), pauses(), starts(), has("queued"), ADOPTS, pauses(), has("succeeded", "1")]
+    script = [starts(gone), pauses(), starts(), ADOPTS, has("queued"), ADOPTS, pauses(), has("succeeded", "1")]
     script += [ends(gone), pauses(), ends(()), queries(READ_STEP)]
-    assert close_everywhere(lambda: call_of(World(), takes(False)), script) == len(script)
+    assert close_everywhere(lambda: call_of(World(), takes(False, False)), script) == len(script)
     fenced = [starts(Fenced("")), queries(OWNERSHIP, cancelled_here()), appends()]
     assert close_everywhere(lambda: call_of(World()), fenced) == len(fenced)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -11,6 +12,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from dbdurable import Durable, aio, sleep
+from dbdurable._protocol.call import DurableCall
+from dbdurable._protocol.effects import Query
+from dbdurable._protocol.frame import WorkflowFrame
 from tests.benchmarks.memory import measured
 from tests.support.processes import resident_kb
 from tests.support.wait import wait_until
@@ -18,6 +23,8 @@ from tests.support.wait import wait_until
 JOBS, STARTED_AT_ONCE = 40_000, 5_000
 GROWTH_KB_MAX = 20_000
 RUNNING_BYTES_MAX = 20_000
+SOME, IN_HAND = 100, 8
+"""Workflows; and what the executor's own threads may be busy with meanwhile."""
 
 WORKER = """
 import sys
@@ -89,3 +96,61 @@ def test_ten_thousand_running_workflows_take_less_than_20_kb_each(database_url: 
     taken = float(subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout)
     print(f"resident: {taken / 1000:.1f} kB a workflow")
     assert taken <= RUNNING_BYTES_MAX
+
+
+@pytest.mark.parametrize("colour", ["def", "async def"])
+@pytest.mark.parametrize("what", ["returns", "steps", "parks"])
+def test_an_attempt_that_is_gone_leaves_nothing_to_the_garbage_collector(
+    what: str, colour: str, database_url: str, connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands in a circle is found by looking at all objects of a process: that took most of the time of parking.
+
+    No beat comes in between, which would let go of what the process only keeps until then.
+    """
+    monkeypatch.setenv("DBDURABLE_LEASE_TTL_S", "3600")
+    monkeypatch.setenv("DBDURABLE_BEAT_INTERVAL_S", "600")
+    durable = Durable(database_url)
+
+    @durable.step
+    def step(number: int) -> int:
+        return number
+
+    @durable.workflow
+    def work(number: int) -> int:
+        for _ in range(3 if what == "steps" else 0):
+            step(number)
+        if what == "parks":
+            sleep(3600)
+        return number
+
+    @durable.workflow
+    async def awork(number: int) -> int:
+        for _ in range(3 if what == "steps" else 0):
+            await step.aio(number)
+        if what == "parks":
+            await aio.sleep(3600)
+        return number
+
+    def run_some() -> None:
+        bind: Any = work.bind if colour == "def" else awork.bind
+        durable.client.start_many(bind(n) for n in range(SOME))
+        executor.wait_idle(30)
+
+    def found() -> list[Any]:
+        """Without the collector's help; a thread may hold the last one for a moment."""
+        return [each for each in gc.get_objects() if type(each) in (WorkflowFrame, Query, DurableCall)]
+
+    try:
+        with durable.executor() as executor:
+            run_some()  # with all that is only made once
+            gc.collect()
+            gc.disable()
+            run_some()
+            wait_until(lambda: len(found()) <= IN_HAND, what="the attempts to be gone")
+    finally:
+        gc.enable()
+        durable.close()
+    over = "waiting" if what == "parks" else "succeeded"
+    assert connection.execute("select count(*) from dbdurable.workflow where status::text = %s", [over]).fetchone() == (
+        2 * SOME,
+    )

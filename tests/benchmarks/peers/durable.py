@@ -123,6 +123,7 @@ class Application:
 
         @durable.workflow
         async def sleeper(n: int) -> int:
+            tick()
             await aio.sleep(timedelta(days=30))
             return n
 
