@@ -220,7 +220,10 @@ def test_the_live_screen_goes_on_and_q_quits(busy: Connection, database_url: str
         tickets(busy, "ship", 1, "brand-new")
         terminal.says("brand-new")
         terminal.press("x")
-        busy.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'dbdurable'")
+        busy.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where application_name = 'dbdurable' and datname = current_database()"
+        )
         terminal.says("no answer, trying again")
         before = terminal.shown.count("this look:")
         wait_until(lambda: terminal.read().count("this look:") > before, 20, "it goes on")

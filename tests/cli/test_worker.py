@@ -18,6 +18,7 @@ from tests.cli.terminal import Terminal
 from tests.support.wait import wait_until
 
 APPLICATION = """
+import gc
 import os
 import psycopg
 from dbdurable import Durable
@@ -56,6 +57,10 @@ async def shout(text: str) -> str:
 @durable.workflow
 def version() -> str:
     return "version 1"
+
+@durable.workflow
+def frozen() -> int:
+    return gc.get_freeze_count()
 
 def make(): return durable
 """
@@ -134,7 +139,10 @@ def status(connection: psycopg.Connection[Any], id: str) -> str:
 
 
 def held_now(connection: psycopg.Connection[Any]) -> bool:
-    query = "select count(*) from pg_locks where locktype = 'advisory' and objid = 1 and not granted"
+    query = """
+        select count(*) from pg_locks l join pg_database d on d.oid = l.database and d.datname = current_database()
+         where l.locktype = 'advisory' and l.objid = 1 and not l.granted
+    """
     row = connection.execute(query).fetchone()
     return row is not None and row[0] == 1
 
@@ -265,6 +273,13 @@ def test_until_idle_in_both_colours(worker: Worker, start: Start, connection: ps
     rows = connection.execute("select output from dbdurable.workflows where id = any(%s) order by id", [ids])
     assert rows.fetchall() == [("version 1",), ("HI!",)]
     assert "stopping (idle): nothing is running" in worker.text
+
+
+def test_the_garbage_collector_leaves_alone_what_was_imported(worker: Worker, start: Start, connection: Any):
+    id = start("frozen")
+    assert worker.start("shop:durable", "--until-idle").wait(20) == 0, worker.text
+    (count,) = connection.execute("select output from dbdurable.workflows where id = %s", [id]).fetchone()
+    assert count > 10_000
 
 
 def test_only_the_queues_that_are_named(worker: Worker, start: Start, connection: psycopg.Connection[Any]):

@@ -162,7 +162,11 @@ def test_file_without_a_transaction(empty_connection: Connection):
     assert empty_connection.execute(
         "select indisvalid from pg_index where indrelid = 'app.one'::regclass"
     ).fetchone() == (True,)
-    assert empty_connection.execute("select count(*) from pg_locks where locktype = 'advisory'").fetchone() == (0,)
+    locks = """
+        select count(*) from pg_locks l join pg_database d on d.oid = l.database and d.datname = current_database()
+         where l.locktype = 'advisory'
+    """
+    assert empty_connection.execute(locks).fetchone() == (0,)
     assert migrate(empty_connection, "app", files) == []
 
 
