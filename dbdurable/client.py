@@ -24,6 +24,7 @@ from dbdurable._protocol.frame import StepFrame, WorkflowFrame, ambient_tx, curr
 from dbdurable._protocol.start import Start, resend, starts_json
 from dbdurable._sql import queue as queue_sql
 from dbdurable._sql import workflow as sql
+from dbdurable._sql.start import START_MANY
 from dbdurable.definitions import AsyncCall, AsyncFunction, Call, Function
 from dbdurable.errors import BadArgument
 from dbdurable.handle import AsyncHandle, Handle
@@ -211,10 +212,10 @@ class Client(_Client):
         tx = ambient_tx(tx)
         many = starts_json([start.params for _, start in plan])
         if tx is not None:
-            text = self.runtime.database.text(sql.START_MANY)
+            text = self.runtime.database.text(START_MANY)
             return self.started_many(Handle, plan, run_in(tx, text, (many,), self.runtime.database.schema), tx)
         check_blocking("client.start_many()", "await client.aio.start_many(...)")
-        return self.started_many(Handle, plan, self.runtime.drive(resend(sql.START_MANY, many)), None)
+        return self.started_many(Handle, plan, self.runtime.drive(resend(START_MANY, many)), None)
 
     def queues(self) -> Sequence[QueueInfo]:
         """Every queue: what is in it, and its limits."""
@@ -315,10 +316,10 @@ class AsyncClient(_Client):
         tx = ambient_tx(tx)
         many = starts_json([start.params for _, start in plan])
         if tx is not None:
-            text = self.runtime.database.text(sql.START_MANY)
+            text = self.runtime.database.text(START_MANY)
             rows = await arun_in(tx, text, (many,), self.runtime.database.schema)
             return self.started_many(AsyncHandle, plan, rows, tx)
-        return self.started_many(AsyncHandle, plan, await self.runtime.adrive(resend(sql.START_MANY, many)), None)
+        return self.started_many(AsyncHandle, plan, await self.runtime.adrive(resend(START_MANY, many)), None)
 
     async def queues(self) -> Sequence[QueueInfo]:
         """Every queue: what is in it, and its limits."""

@@ -27,7 +27,7 @@ from dbdurable._protocol.call import DurableCall
 from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.frame import WorkflowFrame, current
 from dbdurable._protocol.start import Start, start
-from dbdurable._sql.workflow import START, START_AND_SEND
+from dbdurable._sql.start import START, START_AND_SEND
 from dbdurable.handle import AsyncHandle, Handle
 from dbdurable.types import AsyncTx, Options, SyncTx
 

@@ -12,6 +12,7 @@ from dbdurable._executor.runtime import boottime, check_blocking
 from dbdurable._io.borrow import arun_in, run_in
 from dbdurable._protocol.frame import ambient_tx
 from dbdurable._sql import workflow as sql
+from dbdurable._sql.start import FIND_BY_KEY
 from dbdurable.errors import UnknownWorkflow
 from dbdurable.types import AsyncTx, Duration, Status, StepInfo, SyncTx, WorkflowInfo
 
@@ -96,7 +97,7 @@ class Handle(Reference, Generic[R_co]):
         database = self.runtime.database
         if self._id is None:
             key = (self.name, self._key, "{}")
-            self._found(run_in(tx, database.text(sql.FIND_BY_KEY), key, database.schema))
+            self._found(run_in(tx, database.text(FIND_BY_KEY), key, database.schema))
         query = send_in_tx(cast(UUID, self._id), message)
         run_in(tx, database.text(query.statement), query.params, database.schema)
 
@@ -187,7 +188,7 @@ class AsyncHandle(Reference, Generic[R_co]):
         database = self.runtime.database
         if self._id is None:
             key = (self.name, self._key, "{}")
-            self._found(await arun_in(tx, database.text(sql.FIND_BY_KEY), key, database.schema))
+            self._found(await arun_in(tx, database.text(FIND_BY_KEY), key, database.schema))
         query = send_in_tx(cast(UUID, self._id), message)
         await arun_in(tx, database.text(query.statement), query.params, database.schema)
 

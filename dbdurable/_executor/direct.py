@@ -20,9 +20,9 @@ from dbdurable._protocol.frame import WorkflowFrame
 from dbdurable._protocol.ownership import steadfast
 from dbdurable._protocol.start import Start, result, start_here, unkeyed_start
 from dbdurable._protocol.workflow import Outcome
+from dbdurable._sql.start import ADOPT_CHILD
 from dbdurable._sql.step import READ_JOURNAL
 from dbdurable._sql.wait import READ_WAITS
-from dbdurable._sql.workflow import ADOPT_CHILD
 from dbdurable.errors import DatabaseUnavailable, WorkflowBlocked, WorkflowCancelled
 from dbdurable.types import Status
 

@@ -29,7 +29,7 @@ from dbdurable._protocol.child import call_child, start_child
 from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.frame import WorkflowFrame, ambient_tx, current
 from dbdurable._protocol.start import Start, resend, start
-from dbdurable._sql.workflow import START_AND_SEND
+from dbdurable._sql.start import START_AND_SEND
 from dbdurable.errors import BadArgument, NotRunning
 from dbdurable.types import Options
 

@@ -21,6 +21,7 @@ from dbdurable._protocol.effects import Flow, Row
 from dbdurable._protocol.frame import WorkflowFrame, current
 from dbdurable._protocol.start import resend, result
 from dbdurable._sql import workflow as sql
+from dbdurable._sql.start import FIND_BY_KEY
 from dbdurable.errors import BadArgument, UnknownWorkflow
 from dbdurable.types import Duration, Status, StepInfo, WorkflowInfo
 
@@ -89,7 +90,7 @@ class Reference:
     def known_id(self) -> Flow[UUID]:
         """The id; a handle by key looks it up once."""
         if self._id is None:
-            self._found((yield from resend(sql.FIND_BY_KEY, self.name, self._key, "{}")))
+            self._found((yield from resend(FIND_BY_KEY, self.name, self._key, "{}")))
         assert self._id is not None
         return self._id
 

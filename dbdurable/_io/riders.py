@@ -11,11 +11,11 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from typing import Final
+from typing import Final, NamedTuple, TypeVar
 
 from dbdurable._core.control import ConnectionLost
 from dbdurable._protocol.effects import Query, Row
-from dbdurable._protocol.ride import BATCH_MAX, Answer
+from dbdurable._protocol.ride import BATCH_CHARS_MAX, BATCH_MAX, Answer, weight
 
 FLUSHES_MAX: Final = 2
 """Flushes under way at once: while the server commits one, the next is made ready."""
@@ -103,8 +103,18 @@ class Riders:
             self._flushes -= 1
             return
         leader = self._waiting[0]
-        leader.batch = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
+        leader.batch = _next_batch(self._waiting)
         leader.gate.release()
+
+
+class _AsyncRider(NamedTuple):
+    """The same of a task."""
+
+    item: Query
+    future: asyncio.Future[list[Row] | None]
+
+
+R = TypeVar("R", _Rider, _AsyncRider)
 
 
 class AsyncRiders:
@@ -112,7 +122,7 @@ class AsyncRiders:
 
     def __init__(self, flush: Callable[[Sequence[Query]], Awaitable[list[Answer]]]) -> None:
         self._flush = flush
-        self._waiting: deque[tuple[Query, asyncio.Future[list[Row] | None]]] = deque()
+        self._waiting: deque[_AsyncRider] = deque()
         self._flushes: set[asyncio.Task[None]] = set()
         self._taken = 0
         """Batches that flushes have taken along."""
@@ -122,7 +132,7 @@ class AsyncRiders:
         """The same as `Riders.ride`."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Row] | None] = loop.create_future()
-        self._waiting.append((item, future))
+        self._waiting.append(_AsyncRider(item, future))
         if len(self._flushes) < FLUSHES_MAX:
             self._begin(loop)
         else:
@@ -150,14 +160,26 @@ class AsyncRiders:
     async def _lead(self) -> None:
         while self._waiting:
             self._taken += 1
-            batch = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
+            batch = _next_batch(self._waiting)
             answers: list[Answer] = []
             try:
-                answers = await self._flush([item for item, _ in batch])
+                answers = await self._flush([rider.item for rider in batch])
             finally:
-                for number, (_, future) in enumerate(batch):
-                    if not future.done():
-                        _settle(future, answers[number] if answers else _lost())
+                for number, rider in enumerate(batch):
+                    if not rider.future.done():
+                        _settle(rider.future, answers[number] if answers else _lost())
+
+
+def _next_batch(waiting: deque[R]) -> list[R]:
+    """Who rides together next, from the front; one at least."""
+    batch = [waiting.popleft()]
+    chars = weight(batch[0].item)
+    while waiting and len(batch) < BATCH_MAX:
+        chars += weight(waiting[0].item)
+        if chars > BATCH_CHARS_MAX:
+            break
+        batch.append(waiting.popleft())
+    return batch
 
 
 def _lost() -> ConnectionLost:

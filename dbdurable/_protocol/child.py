@@ -22,7 +22,8 @@ from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.ownership import resync, steadfast
 from dbdurable._protocol.start import FINAL, Start, outcome_of
 from dbdurable._protocol.wait import await_, ended
-from dbdurable._sql.workflow import OUTCOME, OWNERSHIP, START_CHILD, START_CHILD_AND_SEND
+from dbdurable._sql.start import START_CHILD, START_CHILD_AND_SEND
+from dbdurable._sql.workflow import OUTCOME, OWNERSHIP
 from dbdurable.errors import DurableError, UnknownWorkflow, WaitTimeout, WorkflowCancelled
 from dbdurable.types import Status
 

@@ -17,13 +17,25 @@ from dbdurable._protocol.effects import Flow, Query, Row, flight, query
 from dbdurable._protocol.start import starts_json
 from dbdurable._protocol.wait import waits_json
 from dbdurable._sql.message import SEND_MANY, SEND_ONCE, SEND_RECORDED, SEND_RECORDED_MANY
+from dbdurable._sql.start import (
+    ADOPT_CHILD,
+    ADOPT_CHILD_MANY,
+    START,
+    START_CHILD,
+    START_CHILD_COLUMNS,
+    START_CHILD_MANY,
+    START_MANY,
+)
 from dbdurable._sql.statement import Statement
 from dbdurable._sql.step import APPEND
 from dbdurable._sql.wait import END_WAIT, END_WAIT_MANY, LOOK, LOOK_MANY, PARK, PARK_MANY
-from dbdurable._sql.workflow import FINISH, FINISH_MANY, RIDE, START, START_MANY
+from dbdurable._sql.workflow import FINISH, FINISH_MANY, RIDE
 
 BATCH_MAX: Final = 128
 """Items of one commit."""
+
+BATCH_CHARS_MAX: Final = 4 * 2**20
+"""Characters of one commit, or one item: large values must not fill the memory together, nor hold up small ones."""
 
 Answer = list[Row] | BaseException | None
 """The rows of an item's statement, or what it raised. None: who asked has to ask alone."""
@@ -37,6 +49,8 @@ class Ride:
     many: Callable[[Sequence[Query]], Query]
     split: Callable[[Sequence[Query], list[Row]], list[list[Row]]]
     """The rows of each item."""
+    large: tuple[int, ...] = ()
+    """The places of parameters that users fill; a list there has one element."""
     leaves_out: bool = False
     """An item without rows has to be asked alone: its workflow's row was locked, or is another's by now."""
 
@@ -51,6 +65,28 @@ def _start_many(items: Sequence[Query]) -> Query:
 
 def _start_split(items: Sequence[Query], rows: list[Row]) -> list[list[Row]]:
     return [[(id,)] for _, id in rows]
+
+
+def _start_child_may(params: tuple[Any, ...]) -> bool:
+    return params[2] is None  # no key
+
+
+def _start_child_many(items: Sequence[Query]) -> Query:
+    return Query(START_CHILD_MANY, _columns(items, START_CHILD_COLUMNS))
+
+
+def _start_child_split(items: Sequence[Query], rows: list[Row]) -> list[list[Row]]:
+    found = {(parent_id, path): (id, written_us) for parent_id, path, id, written_us in rows}
+    return [[row] if (row := found.get((item.params[18], item.params[19]))) else [] for item in items]
+
+
+def _adopt_child_many(items: Sequence[Query]) -> Query:
+    return Query(ADOPT_CHILD_MANY, _columns(items, 3))
+
+
+def _adopt_child_split(items: Sequence[Query], rows: list[Row]) -> list[list[Row]]:
+    found = {id: tuple(row) for id, *row in rows}
+    return [[row] if (row := found.get(item.params[0])) else [] for item in items]
 
 
 def _always(params: tuple[Any, ...]) -> bool:
@@ -129,14 +165,16 @@ def _changed_split(items: Sequence[Query], rows: list[Row]) -> list[list[Row]]:
 
 
 RIDES: Final[dict[Statement, Ride]] = {
-    START: Ride(_start_may, _start_many, _start_split),
-    APPEND: Ride(_always, _append_many, _append_split),
-    END_WAIT: Ride(_always, _end_wait_many, _recorded_split, leaves_out=True),
-    SEND_ONCE: Ride(_always, _send_many, _send_split),
-    SEND_RECORDED: Ride(_send_recorded_may, _send_recorded_many, _recorded_split, leaves_out=True),
+    START: Ride(_start_may, _start_many, _start_split, large=(1, 11)),
+    START_CHILD: Ride(_start_child_may, _start_child_many, _start_child_split, large=(1, 11), leaves_out=True),
+    APPEND: Ride(_always, _append_many, _append_split, large=(9, 10)),
+    END_WAIT: Ride(_always, _end_wait_many, _recorded_split, large=(8, 9), leaves_out=True),
+    SEND_ONCE: Ride(_always, _send_many, _send_split, large=(2,)),
+    SEND_RECORDED: Ride(_send_recorded_may, _send_recorded_many, _recorded_split, large=(9,), leaves_out=True),
+    ADOPT_CHILD: Ride(_always, _adopt_child_many, _adopt_child_split, leaves_out=True),
     PARK: Ride(_park_may, _park_many, _changed_split, leaves_out=True),
     LOOK: Ride(_always, _look_many, _look_split),
-    FINISH: Ride(_finish_may, _finish_many, _changed_split, leaves_out=True),
+    FINISH: Ride(_finish_may, _finish_many, _changed_split, large=(4, 5), leaves_out=True),
 }
 """In the order in which a batch writes them."""
 
@@ -145,6 +183,16 @@ def rides(item: Query) -> bool:
     """Whether it may share its commit with others."""
     ride = RIDES.get(item.statement)
     return ride is not None and ride.may(item.params)
+
+
+def weight(item: Query) -> int:
+    """How many characters of users' values it sends."""
+    chars = 0
+    for place in RIDES[item.statement].large:
+        value = item.params[place]
+        text = value[0] if type(value) is list else value
+        chars += len(text or "")
+    return chars
 
 
 def together(items: Sequence[Query]) -> Flow[list[Answer]]:

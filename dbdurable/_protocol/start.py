@@ -13,8 +13,9 @@ from dbdurable._core.codec import ValueCodec
 from dbdurable._core.control import ConnectionLost, Transient
 from dbdurable._core.failure import decode_failure
 from dbdurable._protocol.effects import Flow, Query, Row, Waiting, pause, query
-from dbdurable._sql import workflow as sql
+from dbdurable._sql import start as sql
 from dbdurable._sql.statement import Statement
+from dbdurable._sql.workflow import OUTCOME
 from dbdurable.errors import (
     DatabaseUnavailable,
     KeyConflict,
@@ -199,7 +200,7 @@ def result(
     """Waits for the outcome: the value, or the error raised again. `waiter` may end the wait for the next look."""
     begun, delay_s, warned = clock(), POLL_S_FIRST, False
     while True:
-        rows = yield from resend(sql.OUTCOME, id)
+        rows = yield from resend(OUTCOME, id)
         if not rows:
             raise UnknownWorkflow(
                 f"there is no workflow {id} in this schema; if it was started with tx=, that transaction has "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,17 +14,20 @@ import pytest
 from dbdurable import Durable
 from dbdurable._core.control import Fenced
 from dbdurable._io import riders
-from dbdurable._io.drive import SyncDriver, _riders
-from dbdurable._protocol.effects import Query
-from dbdurable._protocol.ride import rides
+from dbdurable._io.drive import SyncDriver, _riders, append_params
+from dbdurable._protocol.effects import Append, Query, StepRecord
+from dbdurable._protocol.ride import BATCH_CHARS_MAX, rides, weight
 from dbdurable._protocol.start import Start
+from dbdurable._sql.message import SEND_ONCE, SEND_RECORDED
+from dbdurable._sql.start import START, START_CHILD
+from dbdurable._sql.step import APPEND
 from dbdurable._sql.wait import END_WAIT
-from dbdurable._sql.workflow import FINISH, START
+from dbdurable._sql.workflow import FINISH
 from dbdurable.errors import UnknownQueue
-from dbdurable.testing.crash import Point
+from dbdurable.testing.crash import FLUSH, Point
 from tests.crash.actors import Job, run
 from tests.crash.oracle import check_house
-from tests.crash.workflows import durable, mixed, pals
+from tests.crash.workflows import durable, family, mixed, pals
 from tests.support.wait import wait_until
 
 Connection = psycopg.Connection[Any]
@@ -78,7 +82,29 @@ def test_sends_and_parks_at_a_point_of_a_shared_commit(
     )
 
 
-def crash_and_go_on(url: str, connection: Connection, at: Point, action: str) -> None:
+@pytest.mark.parametrize("action", ["kill", "cut"])
+@pytest.mark.parametrize(("when", "number"), POINTS)
+def test_children_at_a_point_of_a_shared_commit(
+    when: str, number: int, action: str, database_url: str, prepared: Connection
+) -> None:
+    run(Job(database_url, "steps"))
+    durable.configure(url=database_url, migrate=False)
+    prepared.execute("select dbdurable.declare_queue('load', null)")
+    parent = family.sync.options(queue="load").start("load", WORKFLOWS)
+    durable.close()
+
+    crash_and_go_on(database_url, prepared, Point("flush", f"{when} flush", number), action, many=1)
+    of = prepared.execute
+    assert of("select output::text from dbdurable.workflow where id = %s", [parent.id]).fetchone() == (f"{WORKFLOWS}",)
+    assert of("select count(*), count(distinct what) from effect where run = 'load'").fetchone() == (WORKFLOWS,) * 2
+    kids = """
+        select status::text, count(*), count(distinct input::text)
+          from dbdurable.workflow where parent_id = %s group by 1
+    """
+    assert of(kids, [parent.id]).fetchall() == [("succeeded", WORKFLOWS, WORKFLOWS)]
+
+
+def crash_and_go_on(url: str, connection: Connection, at: Point, action: str, many: int = WORKFLOWS) -> None:
     """A process that works off the queue `load` is hit at that point; another one goes on to the end."""
     report = run(Job(url, "mixed", claims=("load",), threads=16, fault=(at, action), idle=True))
     assert report.fired == at, "void: the fault was not injected"
@@ -87,7 +113,7 @@ def crash_and_go_on(url: str, connection: Connection, at: Point, action: str) ->
 
     check_house(connection)
     statuses = "select status::text, count(*) from dbdurable.workflow where queue = 'load' group by 1"
-    assert connection.execute(statuses).fetchall() == [("succeeded", WORKFLOWS)]
+    assert connection.execute(statuses).fetchall() == [("succeeded", many)]
 
 
 class Dam:
@@ -162,6 +188,27 @@ def test_what_has_gathered_is_one_commit(application: Durable, connection: Conne
     assert [answer[0][0] for answer in answers] == [item.params[4] for item in items]
     assert points == ["before start", "before start", "before ride_together + start_many"]
     assert connection.execute("select count(distinct xmin::text) from dbdurable.workflow").fetchone() == (3,)
+
+
+def test_what_is_large_is_no_single_commit(application: Durable, connection: Connection) -> None:
+    large = Start(uuid4(), "job", f'{{"text": "{"x" * (BATCH_CHARS_MAX * 2 // 5)}"}}')
+    items = [Query(START, replace(large, id=uuid4()).params) for _ in range(7)]
+    answers, points = gather(application, items)
+    assert [answer[0][0] for answer in answers] == [item.params[4] for item in items]
+    assert points[2:] == [f"before {FLUSH} + start_many", f"before {FLUSH} + start_many", "before start"]
+
+
+def test_what_an_item_weighs() -> None:
+    """Whatever a user may have made large."""
+    start, id = Start(uuid4(), "job", "12345", attributes="12"), uuid4()
+    record = StepRecord(id, "1", 1, "step", "call", 1, 1, 0.1, "123", "4567")
+    assert weight(Query(START, start.params)) == 7
+    assert weight(Query(START_CHILD, (*start.params, id, "1", 1, id, 1, "child", None))) == 7
+    assert weight(Query(APPEND, append_params(Append(id, record)))) == 7
+    assert weight(Query(END_WAIT, (id, "1", 1, "sleep", "sleep", id, 1, 0.5, "123", None))) == 3
+    assert weight(Query(SEND_ONCE, (id, "topic", "1234", "key"))) == 4
+    assert weight(Query(SEND_RECORDED, (id, "1", 1, "send", "topic", id, 1, id, "topic", "1234", None))) == 4
+    assert weight(Query(FINISH, (id, id, 1, "failed", None, "12", "reason", None, None))) == 2
 
 
 def test_one_poisoned_item_among_many_fails_alone(application: Durable, connection: Connection) -> None:

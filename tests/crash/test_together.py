@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,7 +16,9 @@ from dbdurable import Durable
 from dbdurable._io.drive import SyncDriver
 from dbdurable._protocol.effects import Query
 from dbdurable._protocol.ride import RIDES, rides
+from dbdurable._protocol.start import Start
 from dbdurable._sql.message import SEND_ONCE, SEND_RECORDED
+from dbdurable._sql.start import ADOPT_CHILD, START_CHILD
 from dbdurable._sql.wait import LOOK, PARK
 from dbdurable._sql.workflow import FINISH
 
@@ -46,6 +49,8 @@ def wait(connection: Connection, id: UUID, path: str, kind: str, subject: str = 
         [id, path, kind, subject, due_s, due_s is not None and due_s <= 0],
     )
 
+
+BATCHES = count(1)
 
 Scene = Callable[[Connection], tuple[list[UUID], list[Query]]]
 """Makes workflows, and returns them with an item for each."""
@@ -119,6 +124,40 @@ def sends_of_clients(connection: Connection) -> tuple[list[UUID], list[Query]]:
     ]
 
 
+def starts_of_children(connection: Connection) -> tuple[list[UUID], list[Query]]:
+    parent, other, cancelled = workflow(connection), workflow(connection), workflow(connection)
+    connection.execute("update dbdurable.workflow set deadline = %s where id = %s", [DUE, parent])
+    connection.execute("update dbdurable.workflow set epoch = 2 where id = %s", [cancelled])
+    given: list[dict[str, Any]] = [
+        {"input": '{"text": "a \\"quoted\\" {ü}"}'},
+        {"delay_s": 3600.5, "priority": 7, "timeout_s": 600.0, "attributes": '{"of": [1, "x"]}', "partition": "p"},
+        {"at": DUE, "expires_s": 900.0, "cost": 3, "max_attempts": 5, "parent_close": "cancel"},
+        {"queue": "other", "parent_close": "abandon"},
+        {"name": "nobody", "registered": False},
+        {},
+    ]
+    owners = [parent, other, parent, parent, parent, cancelled]
+    children = [
+        Start(**{"id": uuid4(), "name": "kid", "input": "{}", "parent_id": owner} | fields)
+        for fields, owner in zip(given, owners, strict=True)
+    ]
+    return [parent, other, cancelled, *(child.id for child in children)], [
+        Query(START_CHILD, (*child.params, owner, f"{n}", n, ME, 1, "child", child.parent_close))
+        for n, (child, owner) in enumerate(zip(children, owners, strict=True), 1)
+    ]
+
+
+def adoptions(connection: Connection) -> tuple[list[UUID], list[Query]]:
+    ids = [workflow(connection, "queued", epoch) for epoch in (0, 3, 0, 0)]
+    begun, _, later, paused = ids
+    connection.execute("update dbdurable.workflow set executor_id = null where id = any(%s)", [ids])
+    wait(connection, later, "", "start", due_s=60)
+    connection.execute("insert into dbdurable.queue (name, paused) values ('held', true) on conflict do nothing")
+    connection.execute("update dbdurable.workflow set queue = 'held' where id = %s", [paused])
+    taken = workflow(connection)
+    return [*ids, taken], [Query(ADOPT_CHILD, (id, ME, next(BATCHES))) for id in (begun, *ids[1:], taken)]
+
+
 WRITTEN = """
     select 'workflow', status::text, epoch::text, slots::text, '' from dbdurable.workflow where id = %(id)s
     union all
@@ -131,6 +170,16 @@ WRITTEN = """
     select 'message', topic, body::text, (row_number() over (order by at, id))::text, ''
       from dbdurable.message where workflow_id = %(id)s
     union all
+    select 'born', w.name, concat_ws(' ', w.queue, w.partition, w.priority, w.max_attempts, w.parent_policy, w.cost,
+                                     case when w.deadline = %(due)s then 'then'
+                                     else round(extract(epoch from w.deadline - now()) / 30)::text end,
+                                     round(extract(epoch from w.expires_at - w.created_at) / 30)),
+           concat_ws(' ', w.input, w.attributes), w.parent_id::text
+      from dbdurable.workflow w where w.id = %(id)s
+    union all
+    select 'held', cardinality(l.ids)::text, (l.executor_id = w.executor_id)::text, '', ''
+      from dbdurable.lease l join dbdurable.workflow w on w.id = any(l.ids) where w.id = %(id)s
+    union all
     select 'ticket', queue, name, wake::text, '' from dbdurable.ready where workflow_id = %(id)s
     order by 1, 2, 3
 """
@@ -142,7 +191,7 @@ def outcome(connection: Connection, ids: Sequence[UUID], answers: Sequence[Any])
 
     def plain(value: Any) -> Any:
         if isinstance(value, int) and not isinstance(value, bool) and value > 1_000_000:
-            return "a time"
+            return "a time"  # microseconds
         if isinstance(value, BaseException):
             return type(value).__name__
         text = str(value)
@@ -165,7 +214,14 @@ def driver(database_url: str) -> Any:
 
 @pytest.mark.parametrize(
     ("scene", "alone_again"),
-    [(parks, [4]), (looks, []), (sends_of_bodies, [2, 3, 4]), (sends_of_clients, [2, 3, 4])],
+    [
+        (parks, [4]),
+        (looks, []),
+        (sends_of_bodies, [2, 3, 4]),
+        (sends_of_clients, [2, 3, 4]),
+        (starts_of_children, [3, 4, 5]),
+        (adoptions, [2, 3, 4]),
+    ],
 )
 def test_together_as_alone(scene: Scene, alone_again: list[int], driver: SyncDriver, connection: Connection) -> None:
     """`alone_again`: the items that whoever waits for them has to ask for by itself."""
@@ -184,7 +240,7 @@ def test_together_as_alone(scene: Scene, alone_again: list[int], driver: SyncDri
     assert any(rows), "void: nothing was written"
 
 
-@pytest.mark.parametrize("scene", [parks, sends_of_bodies])
+@pytest.mark.parametrize("scene", [parks, sends_of_bodies, starts_of_children, adoptions])
 def test_whoever_holds_a_row_delays_no_neighbour(
     scene: Scene, driver: SyncDriver, connection: Connection, database_url: str
 ) -> None:
@@ -212,7 +268,10 @@ def test_what_may_have_to_wait_rides_with_nobody() -> None:
     sent = (id, "1", 1, "send", "go", ME, 1, uuid4(), "go", "1")
     assert rides(Query(SEND_RECORDED, (*sent, None)))
     assert not rides(Query(SEND_RECORDED, (*sent, "key")))
+    owner = (id, "1", 1, ME, 1, "child", None)
+    assert rides(Query(START_CHILD, (*Start(id, "kid", "{}", parent_id=id).params, *owner)))
+    assert not rides(Query(START_CHILD, (*Start(id, "kid", "{}", parent_id=id, key="key").params, *owner)))
     finish = (id, ME, 1, "succeeded", "1", None, None)
     assert rides(Query(FINISH, (*finish, "default", None)))
     assert not rides(Query(FINISH, (*finish, "narrow", [""])))
-    assert len(RIDES) == 8
+    assert len(RIDES) == 10

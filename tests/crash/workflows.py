@@ -315,6 +315,16 @@ def pals(run: str, other: str) -> int:
     return write(run, "heard", recv("hello", int))
 
 
+@durable.workflow
+async def kid(run: str, number: int) -> int:
+    return await awrite(run, f"kid {number}", 1)
+
+
+@durable.workflow
+async def family(run: str, many: int) -> int:
+    return sum(await aio.fan_out(lambda number: kid(run, number), range(many)))
+
+
 @durable.step
 def unbook(receipt: str | None, run: str, what: str) -> None:
     outside(run, f"undo {what} {receipt}")

@@ -15,9 +15,10 @@ from dbdurable._protocol.effects import Flow, query
 from dbdurable._protocol.start import Start
 from dbdurable._protocol.step import step
 from dbdurable._protocol.wait import LOOK_S_FIRST, LOOK_S_MAX, PATIENT_LOOK_S_MAX
+from dbdurable._sql.start import ADOPT_CHILD, START_CHILD
 from dbdurable._sql.step import READ_STEP
 from dbdurable._sql.wait import END_WAIT
-from dbdurable._sql.workflow import ADOPT_CHILD, OUTCOME, OWNERSHIP, START_CHILD
+from dbdurable._sql.workflow import OUTCOME, OWNERSHIP
 from dbdurable.errors import Cancelled, KeyConflict, UnknownWorkflow, WaitTimeout, WorkflowCancelled
 from tests.protocol.pump import (
     GONE,

@@ -7,8 +7,9 @@ import pytest
 from dbdurable._core.control import ConnectionLost, Diverged, HandBack, LeaseLost, Transient
 from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.step import step
+from dbdurable._sql.start import START_HERE_UNKEYED
 from dbdurable._sql.step import READ_STEP
-from dbdurable._sql.workflow import OWNERSHIP, START_HERE_UNKEYED
+from dbdurable._sql.workflow import OWNERSHIP
 from dbdurable.errors import BadArgument, Cancelled, NonRetryable, NotInWorkflow, RetryAfter, StepTimeout, WrongColour
 from dbdurable.types import Retry
 from tests.protocol.pump import (

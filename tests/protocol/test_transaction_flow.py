@@ -8,8 +8,9 @@ import pytest
 from dbdurable._core.control import ConnectionLost, Diverged, Duplicate, Fenced, HandBack, LeaseLost, Torn, Transient
 from dbdurable._protocol.effects import Begin, Flow, Note
 from dbdurable._protocol.transaction import RERUNS_MAX, transaction
+from dbdurable._sql.start import START_HERE_UNKEYED
 from dbdurable._sql.step import END_BACKEND, READ_STEP
-from dbdurable._sql.workflow import OWNERSHIP, START_HERE_UNKEYED
+from dbdurable._sql.workflow import OWNERSHIP
 from dbdurable.errors import BadArgument, Cancelled, NonRetryable, NotInTransaction, RetryAfter, StepTimeout
 from dbdurable.types import Retry
 from tests.protocol.pump import (

@@ -12,7 +12,8 @@ from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.step import step
 from dbdurable._protocol.transaction import transaction
 from dbdurable._protocol.workflow import ELSEWHERE, Outcome, attempt
-from dbdurable._sql.workflow import BLOCK, FINISH, HAND_BACK, OWNERSHIP, START_HERE_UNKEYED
+from dbdurable._sql.start import START_HERE_UNKEYED
+from dbdurable._sql.workflow import BLOCK, FINISH, HAND_BACK, OWNERSHIP
 from dbdurable.errors import BadArgument, Cancelled
 from dbdurable.types import Status
 from tests.protocol.pump import (
