@@ -184,7 +184,8 @@ ADOPT_CHILD: Final = Statement(
            set status = 'running', epoch = w.epoch + 1, executor_id = $2::uuid,
                started_at = coalesce(w.started_at, clock_timestamp())
          where w.id = $1::uuid and w.status = 'queued'
-           and not exists (select from {schema}.wait t where t.workflow_id = w.id and t.kind = 'start')
+           and not exists (
+               select from {schema}.wait t where t.workflow_id = w.id and t.path = '' and t.kind = 'start' offset 0)
            and not exists (select from {schema}.queue q where q.name = w.queue and (q.limited or q.paused))
         returning w.id, w.epoch, w.attempt, w.interrupt, w.input, w.key, w.deadline, w.started_at),
     held as (
@@ -202,7 +203,8 @@ ADOPT_CHILD_MANY: Final = Statement(
         select w.id, x.executor_id, x.batch
           from unnest($1::uuid[], $2::uuid[], $3::bigint[]) as x(id, executor_id, batch)
           join {schema}.workflow w on w.id = x.id and w.status = 'queued'
-         where not exists (select from {schema}.wait t where t.workflow_id = w.id and t.kind = 'start')
+         where not exists (
+               select from {schema}.wait t where t.workflow_id = w.id and t.path = '' and t.kind = 'start' offset 0)
            and not exists (select from {schema}.queue q where q.name = w.queue and (q.limited or q.paused))
            for no key update of w skip locked),
     own as (

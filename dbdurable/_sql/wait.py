@@ -70,13 +70,16 @@ ARRIVED: Final = """
                       select from {schema}.message m where m.workflow_id = w.id and m.topic = t.subject)
                or t.kind = 'result' and exists (
                       select from {schema}.workflow o
-                       where o.id = t.subject::uuid and o.status in ('succeeded', 'failed', 'cancelled'))
+                       where o.id = t.subject::uuid and o.status in ('succeeded', 'failed', 'cancelled') offset 0)
                or t.kind = 'event' and exists (
                       select from {schema}.workflow o left join {schema}.event e
                           on e.workflow_id = o.id and e.name = substr(t.subject, 38)
                        where o.id = left(t.subject, 36)::uuid
                          and (e.name is not null or o.status in ('succeeded', 'failed', 'cancelled')))"""
-"""Of a wait t of the workflow w: what it waits for is there."""
+"""Of a wait t of the workflow w: what it waits for is there.
+
+OFFSET: the other workflow is looked for by its key, never in a list of all that have ended, whatever was planned for.
+"""
 
 _HAS_COME: Final = with_parts(
     """

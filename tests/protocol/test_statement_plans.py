@@ -1,4 +1,4 @@
-"""How the library's statements are written, and the plans of the two that every claim runs.
+"""How the library's statements are written, and the plans of those that every claim and every flush runs.
 
 That each can be prepared, and names its tables with their schema, is in test_statements.
 """
@@ -16,7 +16,12 @@ from psycopg import pq
 
 import dbdurable._sql
 from dbdurable._sql.claim import CLAIM, CLAIM_AHEAD, CLAIM_PLAN, CLAIMED_JOURNALS
-from dbdurable._sql.statement import ALL
+from dbdurable._sql.message import SEND_RECORDED_MANY
+from dbdurable._sql.start import ADOPT_CHILD_MANY, START_CHILD_MANY
+from dbdurable._sql.statement import ALL, Statement
+from dbdurable._sql.step import APPEND
+from dbdurable._sql.wait import END_WAIT_MANY, LOOK_MANY, PARK_MANY
+from dbdurable._sql.workflow import FINISH_MANY, RIDE
 from tests.support.plans import explained, scans, show
 
 for _module in pkgutil.iter_modules(dbdurable._sql.__path__):
@@ -134,3 +139,30 @@ def test_claimed_journals_are_read_workflow_by_workflow(claiming: psycopg.Connec
     assert scan["Actual Loops"] == CLAIMED
     assert scan["Actual Rows"] == STEPS_EACH
     assert not [node for node in found if node["Node Type"] == "Seq Scan"], show(found)
+
+
+# ---- what rides together -----------------------------------------------------------------------------------
+
+IN_COMPANY = (
+    APPEND, END_WAIT_MANY, SEND_RECORDED_MANY, START_CHILD_MANY, ADOPT_CHILD_MANY, PARK_MANY, LOOK_MANY, FINISH_MANY,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("statement", IN_COMPANY, ids=lambda statement: statement.name)
+def test_a_flush_finds_each_row_by_its_key(statement: Statement, connection: psycopg.Connection[Any]) -> None:
+    """A session plans it once, maybe while the tables are empty: there the settings of a flush have to do."""
+    with connection.transaction(force_rollback=True):
+        connection.execute(RIDE.render("dbdurable"))  # type: ignore[arg-type]
+        connection.execute(f"prepare flush as {statement.render('dbdurable')}")  # type: ignore[arg-type]
+        nulls = ", ".join(["null"] * len(parameters(statement.text)))
+        rows = connection.execute(f"explain execute flush ({nulls})").fetchall()  # type: ignore[arg-type]
+    plan = "\n".join(line for (line,) in rows)
+    print(plan)
+    assert re.findall(r"Seq Scan on (?!queue )\w+", plan) == []
+    assert not re.search(r"Hash|Merge|Bitmap", plan)
+    conditions = re.findall(r"Index (?:Only )?Scan using (\w+).*\n\s+(.*)", plan)
+    assert conditions
+    for index, condition in conditions:
+        key = "name =" if index.startswith("queue_") else "id ="
+        assert "Index Cond" in condition, plan
+        assert key in condition, plan
