@@ -79,7 +79,8 @@ class Watch:
     def _look(self) -> None:
         if not self._looking and self._at_rest():
             self._looking = True
-            self._loop.call_soon(self._turn, self._changes, TURNS)
+            # Without branches nobody is left whom something could set off, once the body itself awaits its wait.
+            self._loop.call_soon(self._turn, self._changes, TURNS if self._frame.branches else 0)
 
     def _turn(self, changes: int, left: int) -> None:
         self._looking = False

@@ -21,8 +21,8 @@ from dbdurable._protocol.start import (
     start_here,
     unkeyed_start,
 )
-from dbdurable._sql.start import BORN_HERE, START, START_HERE, START_HERE_TIMED, START_HERE_UNKEYED
-from dbdurable._sql.workflow import FIND_BY_KEY, OUTCOME
+from dbdurable._sql.start import BORN_HERE, FIND_BY_KEY, START, START_HERE, START_HERE_TIMED, START_HERE_UNKEYED
+from dbdurable._sql.workflow import OUTCOME
 from dbdurable.errors import (
     DatabaseUnavailable,
     KeyConflict,
