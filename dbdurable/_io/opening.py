@@ -18,7 +18,7 @@ from psycopg._preparing import Prepare
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn
 
-from dbdurable._io.flight import as_text, distrust, exchange, send
+from dbdurable._io.flight import arrival, as_text, distrust, exchange, next_result, send
 
 _IDLE: Final = int(TransactionStatus.IDLE)
 _READABLE: Final = 1  # psycopg.waiting.Ready.R, without an enum's price
@@ -51,9 +51,9 @@ def opened_by(connection: Any, statement: Generator[Any, Any, None]) -> Generato
         finally:
             close_pipeline(connection)  # where it has sent nothing
             yield from generators.send(pgconn)
-            for _ in range(2 * len(opening)):  # behind each answer there is a None
-                result = (yield from generators.fetch(pgconn)) if pgconn.is_busy() else pgconn.get_result()
-                if result is not None and result.status == ExecStatus.FATAL_ERROR:
+            for _ in opening:
+                result = yield from next_result(pgconn)
+                if result.status == ExecStatus.FATAL_ERROR:
                     raise errors.error_from_result(result, encoding=connection.info.encoding)
         while True:
             ready = (yield awaited) if pgconn.is_busy() else _READABLE
@@ -64,10 +64,11 @@ def opened_by(connection: Any, statement: Generator[Any, Any, None]) -> Generato
         failed = error
     ended = False
     while not ended:
-        result = yield from generators.fetch(pgconn)  # raises when the session ends in front of the last answer
-        if result is not None and result.status == ExecStatus.FATAL_ERROR:
-            failed = failed or errors.error_from_result(result, encoding=connection.info.encoding)
-        ended = connection.closed or (result is not None and result.status == ExecStatus.PIPELINE_SYNC)
+        yield from arrival(pgconn)  # raises when the session ends in front of the last answer
+        last = pgconn.get_result()
+        if last is not None and last.status == ExecStatus.FATAL_ERROR:
+            failed = failed or errors.error_from_result(last, encoding=connection.info.encoding)
+        ended = connection.closed or (last is not None and last.status == ExecStatus.PIPELINE_SYNC)
     if connection.closed:
         raise failed or psycopg.OperationalError("the server ended the session behind a statement")
     pgconn.exit_pipeline_mode()
