@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import psycopg
 from psycopg import AsyncConnection, Connection
@@ -48,7 +48,10 @@ CONNECT_KWARGS: Final[dict[str, Any]] = {
 # One look at a new session, in one round trip: is the process that answers the one that took the connection? It is
 # not behind a pooler. There a `set` would reach other clients, too; elsewhere the server is asked to look for a
 # vanished client while it runs a statement or waits for a lock: a killed executor's locks are free at once.
-_LOOK: Final = "select pid, backend_start from pg_stat_get_activity(pg_backend_pid()) where pid = %s"
+_LOOK: Final = (
+    "select pid, backend_start, current_setting('default_transaction_deferrable') = 'on'"
+    " from pg_stat_get_activity(pg_backend_pid()) where pid = %s"
+)
 _LOOK_AND_SET: Final = _LOOK.replace(
     " from ", ", set_config('client_connection_check_interval', '500ms', false) from ", 1
 )
@@ -62,6 +65,15 @@ _UNSUPPORTED: Final = (
 
 Backend = tuple[int, datetime]
 """A server process and its start."""
+
+
+class Introduction(NamedTuple):
+    """What a new session says of itself."""
+
+    backend: Backend
+    deferrable: bool
+    """Whether its transactions are deferrable where nobody says otherwise."""
+
 
 READ_ONLY: Final = "the database is read-only (a standby, or default_transaction_read_only); use the primary's URL"
 
@@ -136,8 +148,8 @@ def connect(url: str, **kwargs: Any) -> Connection[Any]:
     return connection
 
 
-def session_setup(connection: Connection[Any]) -> Backend | None:
-    """Prepares a new session, and says which one it is; None behind a pooler. Leaves no transaction open."""
+def session_setup(connection: Connection[Any]) -> Introduction | None:
+    """Prepares a new session, and lets it introduce itself; None behind a pooler. Leaves no transaction open."""
     pid = (connection.info.backend_pid,)
     try:
         row = connection.execute(_LOOK_AND_SET, pid, prepare=False).fetchone()
@@ -147,10 +159,10 @@ def session_setup(connection: Connection[Any]) -> Backend | None:
     connection.commit()
     if row is None:
         connection.prepare_threshold = None  # psycopg's own would be looked for in another session
-    return row and (row[0], row[1])
+    return row and Introduction((row[0], row[1]), row[2])
 
 
-async def async_session_setup(connection: AsyncConnection[Any]) -> Backend | None:
+async def async_session_setup(connection: AsyncConnection[Any]) -> Introduction | None:
     """`session_setup` for an asynchronous connection."""
     pid = (connection.info.backend_pid,)
     try:
@@ -161,7 +173,7 @@ async def async_session_setup(connection: AsyncConnection[Any]) -> Backend | Non
     await connection.commit()
     if row is None:
         connection.prepare_threshold = None
-    return row and (row[0], row[1])
+    return row and Introduction((row[0], row[1]), row[2])
 
 
 _FULL: Final = ({"53300"}, "too many (clients|connections)|connection slots are reserved")

@@ -18,7 +18,7 @@ import psycopg
 from dbdurable._core.control import ConnectionLost
 from dbdurable._core.ids import UuidV7
 from dbdurable._io.connect import (
-    Backend,
+    Introduction,
     async_session_setup,
     connect,
     connect_kwargs,
@@ -29,7 +29,7 @@ from dbdurable._io.connect import (
 from dbdurable._io.door import Door
 from dbdurable._io.guard import AsyncStepConnection, Session, StepConnection
 from dbdurable._io.migrate import check, migrate
-from dbdurable._io.opening import AsyncStepCursor, StepCursor
+from dbdurable._io.opening import AsyncStepCursor, StepCursor, begins
 from dbdurable._io.pool import AsyncPool, OwnConnection, Pool, born
 from dbdurable._io.riders import AsyncRiders, Riders
 from dbdurable._io.seam import Seam
@@ -209,9 +209,10 @@ class Database:
                 if pool is not None:
                     pool.give_up_idle()
 
-    def _introduce(self, session: Session, backend: Backend | None) -> None:
+    def _introduce(self, session: Session, said: Introduction | None) -> None:
         """Tells a new session's connection what it is."""
-        session.backend = backend
+        session.backend = backend = said and said.backend
+        session.begins = begins(pooled=said is None, deferrable=said is not None and said.deferrable)
         keeps_statements = self._prepare == "always" or (self._prepare == "auto" and backend is not None)
         session.prepared = set() if keeps_statements else None
         session.seam = self.seam

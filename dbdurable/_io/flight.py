@@ -20,41 +20,32 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.waiting import Wait
 
-from dbdurable._protocol.effects import Note
-from dbdurable._sql.statement import session_name
-from dbdurable._sql.step import NOTE
-
 Statements: TypeAlias = Sequence[tuple[str, str, tuple[Any, ...]]]
 """Name, text and parameters of each; one name stands for one text, whoever has prepared it. No name: text always."""
 
 _READABLE: Final = Wait.R
+SYNC: Final = int(ExecStatus.PIPELINE_SYNC)  # as numbers: an enum's member costs ten times as much to look up
+FAILED: Final = int(ExecStatus.FATAL_ERROR)
+_DONE: Final = int(ExecStatus.COMMAND_OK)
+GONE: Final = "the server ended the session behind a statement"
 _COMMIT: Final = ("dbdurable_commit", "commit", ())
-_BEGIN: Final = ("dbdurable_begin", "begin", ())
-_NOTE: Final = (session_name(NOTE.name, NOTE.text), NOTE.text)
 
 
-def opening_of(isolation: str | None, note: Note) -> Statements:
-    """What opens the transaction of a step, with its note in it."""
-    begin = ("", f"begin isolation level {isolation}", ()) if isolation else _BEGIN
-    return (begin, (*_NOTE, note))
-
-
-_OPENING: Final = opening_of(None, Note("", 0))
-
-
-def record_and_commit(connection: Any, records: Statements) -> Generator[Any, Any, tuple[str, int | None]]:
+def ending(connection: Any, records: Statements) -> Generator[Any, Any, list[PGresult]]:
     """Sends the records and COMMIT, then reads all answers. Where nothing was executed yet, BEGIN goes in front.
-
-    Returns COMMIT's command tag, and the number that the last record returned: when it was written.
 
     Raises the psycopg error of whichever failed; the transaction is then in error, or over.
     """
     opening, connection.opening = connection.opening, None
     statements = (*(opening or ()), *records, _COMMIT)
-    results = yield from exchange(connection, statements, (*records, _COMMIT, *_OPENING))
-    *_, record, ended = results
-    written_us = record.get_value(0, 0) if record.ntuples else None
-    return (ended.command_status or b"").decode(), None if written_us is None else int(written_us)
+    return exchange(connection, statements, (*records, _COMMIT, *connection.begins))
+
+
+def ended(results: list[PGresult]) -> tuple[bool, int | None]:
+    """Of what `ending` has read: whether it was committed, and what the last record returned: when it was written."""
+    *_, record, commit = results
+    written_us = int(record.get_value(0, 0) or 0) if record.ntuples else None
+    return commit.command_status == b"COMMIT", written_us
 
 
 def fly(connection: Any, statements: Statements) -> Generator[Any, Any, list[list[tuple[Any, ...]]]]:
@@ -82,44 +73,54 @@ def exchange(connection: Any, statements: Statements, learnt: Statements = ()) -
     """
     pgconn: PGconn = connection.pgconn
     known: set[str] | None = connection.prepared
-    values = [as_text(params) for _, _, params in statements]  # all, before anything is sent
-    texts = {} if known is None else {name: text for name, text, _ in learnt if name not in known}
-    preparing = deque(texts)  # what the next answers are to
+    values = [as_text(params) if params else [] for _, _, params in statements]  # all, before anything is sent
     pgconn.enter_pipeline_mode()
-    for name, text in texts.items():
-        pgconn.send_prepare(name.encode(), text.encode())
-    if texts:
-        pgconn.pipeline_sync()
-        yield from generators.send(pgconn)
-    send(pgconn, statements, values, {*known, *texts} if texts and known else known or texts)
+    taught: deque[str] | None = None  # what the next answers are to
+    if known is not None and not known.issuperset([name for name, _, _ in learnt]):
+        taught = yield from _teach(pgconn, learnt, known)
+    send(pgconn, statements, values, {*(known or ()), *taught} if taught else known or ())
     pgconn.pipeline_sync()
-    yield from generators.send(pgconn)
+    if pgconn.flush():  # the kernel did not take all of it at once
+        yield from generators.send(pgconn)
     yield _READABLE  # it is never there yet
     pgconn.consume_input()
-    ends = 2 if texts else 1
     results: list[PGresult] = []
     failed: PGresult | None = None
     while True:
-        result = yield from next_result(pgconn)
-        if result.status == ExecStatus.PIPELINE_SYNC:
-            ends -= 1
-            if not ends:
+        if pgconn.is_busy():
+            yield from arrival(pgconn)
+        result = pgconn.get_result()
+        if result is None:
+            raise psycopg.OperationalError(GONE)
+        status = result.status
+        if status == SYNC:
+            if taught is None:
                 break
-            preparing.clear()  # after an error the rest of what was taught had no answer
+            taught = None  # from here on, the statements' own
             continue
-        taught = preparing.popleft() if preparing else None
-        if result.status == ExecStatus.FATAL_ERROR:
+        pgconn.get_result()  # behind the answer to a statement there is a None, which nobody has to wait for
+        if status == FAILED:
             failed = failed or result
         elif taught is None:
             results.append(result)
-        elif known is not None and result.status == ExecStatus.COMMAND_OK:
-            known.add(taught)  # no rollback undoes it: not even when the statement is refused
+        elif known is not None and status == _DONE:
+            known.add(taught.popleft())  # no rollback undoes it: not even when the statement is refused
     pgconn.exit_pipeline_mode()
     if failed is not None:
         error = errors.error_from_result(failed, encoding=connection.info.encoding)
         distrust(connection, error)  # and meaning() has this one sent once more
         raise error
     return results
+
+
+def _teach(pgconn: PGconn, learnt: Statements, known: Container[str]) -> Generator[Any, Any, deque[str]]:
+    """Sends what the session does not know yet, to be prepared; the answers are still to come."""
+    texts = {name: text for name, text, _ in learnt if name not in known}
+    for name, text in texts.items():
+        pgconn.send_prepare(name.encode(), text.encode())
+    pgconn.pipeline_sync()
+    yield from generators.send(pgconn)
+    return deque(texts)
 
 
 def arrival(pgconn: PGconn) -> Generator[Any, Any, None]:
@@ -131,17 +132,6 @@ def arrival(pgconn: PGconn) -> Generator[Any, Any, None]:
     while pgconn.is_busy():
         yield _READABLE
         pgconn.consume_input()
-
-
-def next_result(pgconn: PGconn) -> Generator[Any, Any, PGresult]:
-    """The next answer in a pipeline, once it is there."""
-    yield from arrival(pgconn)
-    result = pgconn.get_result()
-    if result is None:
-        raise psycopg.OperationalError("the server ended the session behind a statement")
-    if result.status != ExecStatus.PIPELINE_SYNC:
-        pgconn.get_result()  # behind the answer to a statement there is a None, which nobody has to wait for
-    return result
 
 
 def send(pgconn: PGconn, statements: Statements, values: Iterable[list[bytes | None]], known: Container[str]) -> None:

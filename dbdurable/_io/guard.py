@@ -9,14 +9,12 @@ from __future__ import annotations
 import select
 from collections.abc import Generator
 from datetime import datetime
-from types import CodeType
 from typing import Any, NoReturn
 
 import psycopg
 from psycopg.abc import RV, PQGen
 
-from dbdurable._io.flight import Statements, record_and_commit
-from dbdurable._io.opening import OPENS, opened
+from dbdurable._io.opening import Opening, opened
 from dbdurable._io.seam import Seam
 from dbdurable.errors import NotInTransaction
 
@@ -30,21 +28,21 @@ def refuse(call: str, step: str, savepoint: str = "connection.transaction()") ->
     )
 
 
-_SEE_TO_BEGIN = frozenset({OPENS, record_and_commit.__code__})
-"""Generators that send BEGIN along with their own; in front of all others it gets an exchange of its own."""
-
-
-def _code_of(gen: object) -> CodeType | None:
-    return getattr(gen, "gi_code", None)
-
-
 class Session:
     """What is known of the session behind a connection; mixed into psycopg's two classes."""
 
     step: str | None = None
     seam: Seam | None = None
-    opening: Statements | None = None
+    opening: Opening | None = None
     """The transaction that the next statement opens."""
+    begins: Opening = ()
+    """What opens transactions on this session: BEGIN, and what it takes to know them again."""
+    mark: int | None = None
+    """The executor whose mark the session carries (`Lease.mark`), as far as is known."""
+    torn: bool = False
+    """Whether a statement has committed what a step had open."""
+    opener: object = None
+    """The exchange that sends it along with its own; in front of all others it gets one by itself."""
     closes_pipeline: bool = False
     """Whether that statement is being queued, and the end of its pipeline with it."""
     backend: tuple[int, datetime] | None = None
@@ -92,7 +90,7 @@ class StepConnection(Session, psycopg.Connection[Any]):
 
     def wait(self, gen: Generator[Any, Any, RV], *args: Any, **kwargs: Any) -> RV:
         """Every exchange of a sync connection passes here: where a seam numbers the user's statements."""
-        if self.opening is not None and _code_of(gen) not in _SEE_TO_BEGIN:
+        if self.opening is not None and gen is not self.opener:
             super().wait(opened(self))
         if self.seam is None or self.step is None:
             return super().wait(gen, *args, **kwargs)
@@ -130,7 +128,7 @@ class AsyncStepConnection(Session, psycopg.AsyncConnection[Any]):
 
     async def wait(self, gen: Generator[Any, Any, RV], *args: Any, **kwargs: Any) -> RV:
         """Every exchange of an async connection passes here."""
-        if self.opening is not None and _code_of(gen) not in _SEE_TO_BEGIN:
+        if self.opening is not None and gen is not self.opener:
             await super().wait(opened(self))
         if self.seam is None or self.step is None:
             return await super().wait(gen, *args, **kwargs)

@@ -6,7 +6,7 @@ A source opens the transaction of a step and knows how to end it; `dbdurable.ext
 from __future__ import annotations
 
 import typing
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -15,12 +15,13 @@ from psycopg.rows import RowFactory, dict_row, tuple_row
 from dbdurable._core.control import Torn
 from dbdurable._io.database import Database
 from dbdurable._io.faults import ABORTED, is_lost
-from dbdurable._io.flight import Statements, opening_of, record_and_commit
+from dbdurable._io.flight import Statements, ended, ending
 from dbdurable._io.guard import AsyncStepConnection, StepConnection
-from dbdurable._io.opening import AsyncStepCursor, StepCursor
+from dbdurable._io.opening import AsyncStepCursor, StepCursor, opening_of
 from dbdurable._protocol.effects import Note
 from dbdurable.errors import NotInTransaction
 
+_INTRANS: Final = int(TransactionStatus.INTRANS)
 ISOLATION_LEVELS = ("read committed", "repeatable read", "serializable")
 
 
@@ -84,15 +85,15 @@ class Source(Protocol):
         """Opens a transaction for `async def` code."""
 
 
-def check_open(status: int, step: str) -> None:
+def check_open(status: int, step: str, torn: bool = False) -> None:
     """Raises unless the transaction that a step was given is still open and can commit."""
-    if status == TransactionStatus.INTRANS:
+    if status == _INTRANS and not torn:
         return
     if status == TransactionStatus.INERROR:
         raise NotInTransaction(f"transaction {step}: {ABORTED}")
     if status == TransactionStatus.UNKNOWN:
         raise psycopg.OperationalError(f"the connection of transaction {step} is lost")
-    if status == TransactionStatus.IDLE:
+    if status == TransactionStatus.IDLE or torn:
         raise Torn(f"transaction {step} ended its own transaction")
     left = TransactionStatus(status).name.lower()
     raise NotInTransaction(
@@ -118,20 +119,23 @@ class _SyncPsycopgUnit:
         self.connection.step = None
 
     def settle(self) -> None:
-        if self.connection.opening is None:  # else the body sent no statement
-            check_open(self.connection.pgconn.transaction_status, self._step)
+        connection = self.connection
+        if connection.opening is None:  # else the body sent no statement
+            check_open(connection.pgconn.transaction_status, self._step, connection.torn)
 
     def commit(self, records: Statements) -> int | None:
         connection = self.connection
         with connection.lock:
-            tag, returned = connection.wait(record_and_commit(connection, records))
-        if tag != "COMMIT":
+            committed, written_us = ended(connection.wait(ending(connection, records)))
+        if not committed:
             raise NotInTransaction(f"transaction {self._step}: {ABORTED}")
         self._release()
-        return returned
+        return written_us
 
     def rollback(self) -> bool:
         connection = self.connection
+        if connection.opening is not None:
+            connection.mark = None  # what was to bring it has not been sent
         connection.step = connection.opening = None
         try:
             if connection.info.transaction_status != TransactionStatus.IDLE:
@@ -168,20 +172,23 @@ class _AsyncPsycopgUnit:
         self.connection.step = None
 
     async def settle(self) -> None:
-        if self.connection.opening is None:  # else the body sent no statement
-            check_open(self.connection.pgconn.transaction_status, self._step)
+        connection = self.connection
+        if connection.opening is None:  # else the body sent no statement
+            check_open(connection.pgconn.transaction_status, self._step, connection.torn)
 
     async def commit(self, records: Statements) -> int | None:
         connection = self.connection
         async with connection.lock:
-            tag, returned = await connection.wait(record_and_commit(connection, records))
-        if tag != "COMMIT":
+            committed, written_us = ended(await connection.wait(ending(connection, records)))
+        if not committed:
             raise NotInTransaction(f"transaction {self._step}: {ABORTED}")
         await self._release()
-        return returned
+        return written_us
 
     async def rollback(self) -> bool:
         connection = self.connection
+        if connection.opening is not None:
+            connection.mark = None  # what was to bring it has not been sent
         connection.step = connection.opening = None
         try:
             if connection.info.transaction_status != TransactionStatus.IDLE:
@@ -211,7 +218,7 @@ class PsycopgSource:
         """Takes a connection of the pool and begins."""
         pool = database.pool
         connection = pool.getconn()
-        connection.opening = opening_of(isolation, note)
+        connection.opening, connection.torn = opening_of(connection, isolation, note), False
         connection.row_factory = row_factory or tuple_row
         return _SyncPsycopgUnit(pool, connection, step)
 
@@ -221,7 +228,7 @@ class PsycopgSource:
         """The same for `async def`."""
         pool = await database.async_pool()
         connection = await pool.getconn()
-        connection.opening = opening_of(isolation, note)
+        connection.opening, connection.torn = opening_of(connection, isolation, note), False
         connection.row_factory = row_factory or tuple_row
         return _AsyncPsycopgUnit(pool, connection, step)
 

@@ -10,15 +10,17 @@ from dbdurable._sql.statement import Statement
 RECORD_IN_TRANSACTION: Final = Statement(
     "record_in_transaction",
     # Last statement of a step's own transaction; COMMIT is on the wire behind it. The fence locks the
-    # workflow's row until that commit and raises when owner, epoch or status differ. The path has to be
-    # the one that BEGIN noted, else the body has ended the transaction that was opened for it.
+    # workflow's row until that commit and raises when owner, epoch or status differ. The transaction has to be
+    # in the mode in which BEGIN has opened it, or to hold the step's path that was noted behind BEGIN; else the body
+    # has ended the one that was opened for it.
     with_parts(
         """
     insert into {schema}.step
         (workflow_id, path, seq, kind, name, attempts, epoch, started_at, finished_at, output)
     values (
         $1::uuid,
-        case when current_setting('dbdurable.step', true) = $2::text then $2 else {schema}.torn() end,
+        case when current_setting('transaction_deferrable') <> current_setting('default_transaction_deferrable')
+               or current_setting('dbdurable.step', true) = $2::text then $2 else {schema}.torn() end,
         $3::int, $4::text::{schema}.step_kind, $5::text, $6::smallint,{fence},
         now(), clock_timestamp(), $9::json)
     returning (extract(epoch from finished_at) * 1000000)::bigint
@@ -115,9 +117,16 @@ END_BACKEND: Final = Statement(
     """,
 )
 
+MARK: Final = Statement(
+    "mark",
+    # The session carries the mark of the executor whose steps it runs, instead of that of an earlier one.
+    "select pg_try_advisory_lock_shared($1::bigint), pg_advisory_unlock_shared($2::bigint)",
+)
+
 NOTE: Final = Statement(
     "note",
-    # Goes out behind BEGIN: what RECORD_IN_TRANSACTION looks for, and the mark of its executor.
+    # Goes out behind BEGIN where the session is a pooler's: what RECORD_IN_TRANSACTION looks for, and the mark of its
+    # executor for as long as the transaction is open.
     "select set_config('dbdurable.step', $1::text, true), pg_try_advisory_xact_lock_shared($2::bigint)",
 )
 

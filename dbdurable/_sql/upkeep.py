@@ -48,6 +48,7 @@ _DECLARED: Final[LiteralString] = """,
     select dead.id, dead.host, dead.pid,
            (select count(pg_terminate_backend(open.pid))
               from (select a.pid from pg_locks l join pg_stat_activity a on a.pid = l.pid and a.usename = current_user
+                       and a.xact_start is not null
                      where l.locktype = 'advisory' and l.objsubid = 1 and l.granted
                        and l.database = (select oid from pg_database where datname = current_database())
                        and l.classid = ('x' || substr(mark.hex, 1, 8))::bit(32)::bigint::oid

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dbdurable._io import flight, source
-from dbdurable._protocol.effects import Note
+from dbdurable._io import opening, source
 from dbdurable._sql import claim, step, upkeep
 from dbdurable._sql.parts import fence
 from dbdurable._sql.statement import Statement
@@ -93,9 +92,8 @@ def forget_recovery() -> None:
 
 def unmark() -> None:
     """Not wrong: as if it had another role than those who would end its transactions. The fence is all there is."""
-    replace(step.NOTE, "pg_try_advisory_xact_lock_shared($2::bigint)", "$2::bigint")
-    flight._NOTE = ("unmarked", step.NOTE.text)  # type: ignore[misc]
-    flight._OPENING = flight.opening_of(None, Note("", 0))  # type: ignore[misc]
+    replace(step.MARK, "pg_try_advisory_lock_shared($1::bigint)", "$1::bigint")
+    opening._MARK = ("", step.MARK.text)  # type: ignore[misc]
 
 
 MUTANTS = {

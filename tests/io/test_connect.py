@@ -80,9 +80,9 @@ async def test_servers_without_that_setting_are_fine(
     monkeypatch.setattr("dbdurable._io.connect._LOOK_AND_SET", _LOOK_AND_SET.replace(old, new))
     for autocommit in (False, True):
         with psycopg.connect(database_url, autocommit=autocommit) as connection:
-            backend = session_setup(connection)
-            assert backend is not None
-            assert backend[0] == connection.info.backend_pid
+            said = session_setup(connection)
+            assert said is not None
+            assert (said.backend[0], said.deferrable) == (connection.info.backend_pid, False)
             assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
     async with await psycopg.AsyncConnection.connect(database_url) as aconnection:
         assert await async_session_setup(aconnection) is not None

@@ -13,12 +13,13 @@ from psycopg.rows import dict_row
 
 from dbdurable._io import opening as module
 from dbdurable._io.database import Database
-from dbdurable._io.flight import opening_of
+from dbdurable._io.opening import opening_of
 from dbdurable._protocol.effects import Note
 from tests.crash.proxy import Proxy
 
 Connection = psycopg.Connection[Any]
 NOTE = Note("7", 1)
+MARKED = "select count(*) from pg_locks where pid = pg_backend_pid() and locktype = 'advisory' and objid = 1"
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def tx(database: Database, connection: Connection) -> Connection:
     """A connection that is to open a transaction."""
     connection.execute("create table app (n int primary key)")
     lent = database.pool.getconn()
-    lent.opening = opening_of(None, NOTE)
+    lent.opening = opening_of(lent, None, NOTE)
     return lent
 
 
@@ -53,7 +54,8 @@ def check_inside(tx: Connection) -> None:
     """It is in the transaction that was to be opened, and the server says so."""
     assert tx.info.transaction_status == TransactionStatus.INTRANS
     assert tx.pgconn.pipeline_status == PipelineStatus.OFF
-    assert tx.execute("select current_setting('dbdurable.step', true)").fetchone() == ("7",)
+    assert tx.execute("select current_setting('transaction_deferrable')").fetchone() == ("on",)
+    assert tx.execute(MARKED).fetchone() == (1,)
 
 
 def test_a_statement_with_parameters_opens_it_itself(proxy: Proxy, tx: Connection) -> None:
@@ -185,7 +187,7 @@ def test_a_statement_is_prepared_after_some_uses_and_stays_so(proxy: Proxy, tx: 
     for n in range(10):
         if n:
             tx.commit()  # psycopg forgets all of them after a rollback
-            tx.opening = opening_of(None, NOTE)  # type: ignore[attr-defined]
+            tx.opening = opening_of(tx, None, NOTE)  # type: ignore[attr-defined]
         took.append(count(proxy, tx, lambda n=n: tx.execute("insert into app values (%s)", [n])))
     check_inside(tx)
     # Once it is prepared: BEGIN, the text and the execution are three exchanges then.
@@ -198,7 +200,7 @@ def test_psycopg_forgets_statements_meanwhile(tx: Connection) -> None:
     for n in range(6):
         if n:
             tx.commit()
-            tx.opening = opening_of(None, NOTE)  # type: ignore[attr-defined]
+            tx.opening = opening_of(tx, None, NOTE)  # type: ignore[attr-defined]
         assert tx.execute(f"select {n} + %s::int", [0]).fetchone() == (n,)
         check_inside(tx)
 
@@ -208,15 +210,15 @@ def test_a_session_that_has_forgotten_begin_gets_its_text(
     statement: str, params: Any, exchanges: int, proxy: Proxy, tx: Connection
 ) -> None:
     """As one behind a pooler of which nobody has told us may: the body does not notice."""
-    tx.opening = None  # type: ignore[attr-defined]
-    tx.pgconn.prepare(b"dbdurable_begin", b"begin")
+    tx.opening = tx.mark = None  # type: ignore[attr-defined]
+    tx.pgconn.prepare(b"dbdurable_begin", b"begin deferrable")
     tx.prepared.add("dbdurable_begin")  # type: ignore[attr-defined]
-    tx.opening = opening_of(None, NOTE)  # type: ignore[attr-defined]
+    tx.opening = opening_of(tx, None, NOTE)  # type: ignore[attr-defined]
     assert count(proxy, tx, lambda: tx.execute("insert into app values (%s)", [1])) == 1
     check_inside(tx)
     tx.commit()
     tx.execute("deallocate all")
-    tx.opening = opening_of(None, NOTE)  # type: ignore[attr-defined]
+    tx.opening = opening_of(tx, None, NOTE)  # type: ignore[attr-defined]
     assert count(proxy, tx, lambda: tx.execute(f"insert into app values ({statement})", params)) == exchanges
     check_inside(tx)
     assert tx.prepared is None  # type: ignore[attr-defined]
@@ -229,14 +231,14 @@ async def test_in_the_other_colour(proxy: Proxy, connection: Connection) -> None
     database = Database(lambda: proxy.url, "dbdurable", auto_migrate=False)
     pool = await database.async_pool()
     tx = await pool.getconn()
-    tx.opening = opening_of("serializable", NOTE)
+    tx.opening = opening_of(tx, "serializable", NOTE)
     before = proxy.round_trips[tx.info.backend_pid]
     cursor = await tx.execute("select current_setting('transaction_isolation'), %s::int", [5])
     assert await cursor.fetchone() == ("serializable", 5)
     assert proxy.round_trips[tx.info.backend_pid] - before == 1
     assert tx.info.transaction_status == TransactionStatus.INTRANS
     await tx.rollback()
-    tx.opening = opening_of(None, NOTE)
+    tx.opening = opening_of(tx, None, NOTE)
     with pytest.raises(errors.DivisionByZero):
         await tx.execute("select 1 / %s", [0])
     assert tx.info.transaction_status == TransactionStatus.INERROR
