@@ -105,7 +105,8 @@ class Face:
     def flow(self, call: Invocation) -> tuple[Flow[Any], bool | None, DurableCall | None]:
         """The protocol of a call that is not part of a step, its colour, and its place, which it takes now."""
         frame = current.get()
-        refuse_start_options(self.carried, self.name, self.definition.kind)
+        if self.carried:
+            refuse_start_options(self.carried, self.name, self.definition.kind)
         self._refuse_tx("call")
         if self.definition.kind == "workflow":
             executor = self.runtime.require_executor(self.definition)

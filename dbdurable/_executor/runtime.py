@@ -214,11 +214,17 @@ class Runtime:
         if this is None:
             return self._drive(flow, own_async)
         turns = this.frame.turns
-        with _seen(this):
+        try:
             if turns is None or not turns.parallel:
-                return self._drive(flow, own_async)
-            own = None if turns.recorded(this) is not None else own_async
-            return cast(R, turns.run(this, lambda: self._drive(flow, own), self._drive))
+                value = self._drive(flow, own_async)
+            else:
+                own = None if turns.recorded(this) is not None else own_async
+                value = turns.run(this, lambda: self._drive(flow, own), self._drive)
+        except (Exception, Cancelled):
+            this.seen()
+            raise
+        this.seen()
+        return value
 
     def _drive(self, flow: Flow[R], own_async: bool | None = None) -> R:
         if own_async:
@@ -242,11 +248,17 @@ class Runtime:
         if this is None:
             return await self._adrive(flow, own_async)
         turns = this.frame.turns
-        with _seen(this):
+        try:
             if turns is None or not turns.parallel:
-                return await self._adrive(flow, own_async)
-            own = None if turns.recorded(this) is not None else own_async
-            return cast(R, await turns.run(this, lambda: self._adrive(flow, own), self._adrive))
+                value = await self._adrive(flow, own_async)
+            else:
+                own = None if turns.recorded(this) is not None else own_async
+                value = await turns.run(this, lambda: self._adrive(flow, own), self._adrive)
+        except (Exception, Cancelled):
+            this.seen()
+            raise
+        this.seen()
+        return value
 
     async def _adrive(self, flow: Flow[R], own_async: bool | None = None) -> R:
         if own_async is False:
@@ -271,22 +283,6 @@ class Runtime:
         if executor is None:
             raise NotRunning("an `async def` body needs an executor's loop: open `with durable.executor():`")
         return executor.loop
-
-
-class _seen:  # noqa: N801  (a context manager; contextlib's costs ten times as much)
-    """The body sees what comes of the call: its time moves on. A branch that was left sees nothing."""
-
-    __slots__ = ("_this",)
-
-    def __init__(self, this: DurableCall) -> None:
-        self._this = this
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None or issubclass(kind, (Exception, Cancelled)):
-            self._this.frame.saw(self._this.written_us)
 
 
 async def _carried(work: Coroutine[Any, Any, R]) -> tuple[R | None, asyncio.CancelledError | None]:

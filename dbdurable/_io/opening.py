@@ -185,8 +185,9 @@ class Joins:
 
     def _set_results(self, results: list[PGresult]) -> None:
         super()._set_results(results)  # type: ignore[misc]
-        if any(result.command_status == b"COMMIT" for result in results):
-            self._conn.torn = True  # type: ignore[attr-defined]  # also COMMIT AND CHAIN, which keeps the mode
+        for result in results:
+            if result.command_status == b"COMMIT":  # also COMMIT AND CHAIN, which keeps the mode
+                self._conn.torn = True  # type: ignore[attr-defined]
 
     def _execute_send(self, *args: Any, **options: Any) -> None:
         super()._execute_send(*args, **options)  # type: ignore[misc]

@@ -18,7 +18,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final
 
-from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.pq import ConnStatus, PipelineStatus, TransactionStatus
 
 from dbdurable._core.control import ConnectionLost
 from dbdurable._io.door import Door, aknock, knock
@@ -40,11 +40,12 @@ fails, as it might a moment later."""
 
 _IDLE: Final = int(TransactionStatus.IDLE)
 _OFF: Final = int(PipelineStatus.OFF)
+_BAD: Final = int(ConnStatus.BAD)
 
 
 def is_stale(connection: Any) -> bool:
     """Whether an idle connection is closed, or the server has said something on it: that it ends, most likely."""
-    if connection.closed:
+    if connection.pgconn.status == _BAD:
         return True
     if monotonic() - connection.idle_since < FRESH_S:
         return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from dbdurable._core.codec import ValueCodec
@@ -32,24 +31,16 @@ _LEFT = '{"type": "CancelledError", "module": "asyncio.exceptions", "message": "
 _CANCELLED = '{"type": "Cancelled", "module": "dbdurable.errors", "message": '
 
 
-@dataclass(slots=True, eq=False)
 class DurableCall:
-    """One call of a step or transaction, at its place in its workflow."""
+    """One call of a step or transaction, at its place in its workflow.
 
-    frame: WorkflowFrame
-    line: Line
-    path: str
-    kind: str
-    name: str
-    run: Callable[..., Any]
-    """A step: the attempt's number. A transaction: the attempt's number and the handle."""
-    codec: ValueCodec
-    retry: Retry
-    timeout_s: float | None = None
-    turns: Any = None
-    """What brings the outcomes of parallel calls in order; None for a call that has no others beside it."""
+    What most calls do not change stands in the class: a dataclass would write all of it into each.
+    """
+
     seq: int | None = None
     """The position of its outcome; noted where `turns` is set."""
+    turns: Any = None
+    """What brings the outcomes of parallel calls in order; None for a call that has no others beside it."""
     source: Any = None
     isolation: str | None = None
     row_factory: Any = None
@@ -58,16 +49,45 @@ class DurableCall:
     """When its record was written, once it is there; microseconds since 1970."""
     cleans_up: bool = False
     """Whether it began after the code around it had seen a cancel."""
-    shielded: bool = False
-    """Whether it runs although the workflow was cancelled."""
     undoes: str | None = None
     """What it undoes, in words; such a call is tried until it works."""
-    limits: tuple[Limit, ...] = ()
-    """The `timeout()` blocks around it."""
     epoch: int = 0
     """The epoch under which it began: a cancel in the meantime fences it, whatever others do."""
     left: bool = False
     """Whether its branch is not needed any more: nothing of it should commit from here on."""
+
+    def __init__(
+        self,
+        frame: WorkflowFrame,
+        line: Line,
+        path: str,
+        kind: str,
+        name: str,
+        run: Callable[..., Any],
+        codec: ValueCodec,
+        retry: Retry,
+        timeout_s: float | None = None,
+        shielded: bool = False,
+        limits: tuple[Limit, ...] = (),
+    ) -> None:
+        self.frame = frame
+        self.line = line
+        self.path = path
+        self.kind = kind
+        self.name = name
+        self.run = run
+        """A step: the attempt's number. A transaction: the attempt's number and the handle."""
+        self.codec = codec
+        self.retry = retry
+        self.timeout_s = timeout_s
+        self.shielded = shielded
+        """Whether it runs although the workflow was cancelled."""
+        self.limits = limits
+        """The `timeout()` blocks around it."""
+
+    def seen(self) -> None:
+        """The body sees what came of it: its time moves on."""
+        self.frame.saw(self.written_us)
 
     @property
     def in_flight(self) -> Any:

@@ -58,11 +58,13 @@ def transaction(this: DurableCall) -> Flow[Any]:
             if this.left:
                 raise Lost(UNNEEDED)
             said, record = frame.progress, _record(this, frame.next_seq(this), attempt, text)
-            this.written_us = yield Commit((*_rides_along(frame), record))
+            alone = frame.pending is None and said is None
+            this.written_us = yield Commit((record,) if alone else (*_rides_along(frame), record))
             frame.pending = None
             if frame.progress is said:
                 frame.progress = None
-            yield from _announce(this)
+            if frame.announced:
+                yield from _announce(this)
             return value
         except (Fenced, Interrupted):
             yield from rollback()
