@@ -8,7 +8,6 @@ fails leaves the rest unexecuted: the server skips to the end of the pipeline.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Container, Generator, Iterable, Sequence
 from typing import Any, Final, TypeAlias
 from uuid import UUID
@@ -24,10 +23,9 @@ Statements: TypeAlias = Sequence[tuple[str, str, tuple[Any, ...]]]
 """Name, text and parameters of each; one name stands for one text, whoever has prepared it. No name: text always."""
 
 _READABLE: Final = Wait.R
-SYNC: Final = int(ExecStatus.PIPELINE_SYNC)  # as numbers: an enum's member costs ten times as much to look up
-FAILED: Final = int(ExecStatus.FATAL_ERROR)
+_SYNC: Final = int(ExecStatus.PIPELINE_SYNC)  # as numbers: an enum's member costs ten times as much to look up
+_FAILED: Final = int(ExecStatus.FATAL_ERROR)
 _DONE: Final = int(ExecStatus.COMMAND_OK)
-GONE: Final = "the server ended the session behind a statement"
 _COMMIT: Final = ("dbdurable_commit", "commit", ())
 
 
@@ -75,37 +73,18 @@ def exchange(connection: Any, statements: Statements, learnt: Statements = ()) -
     known: set[str] | None = connection.prepared
     values = [as_text(params) if params else [] for _, _, params in statements]  # all, before anything is sent
     pgconn.enter_pipeline_mode()
-    taught: deque[str] | None = None  # what the next answers are to
+    taught: list[str] = []
     if known is not None and not known.issuperset([name for name, _, _ in learnt]):
         taught = yield from _teach(pgconn, learnt, known)
     send(pgconn, statements, values, {*(known or ()), *taught} if taught else known or ())
     pgconn.pipeline_sync()
-    if pgconn.flush():  # the kernel did not take all of it at once
-        yield from generators.send(pgconn)
-    yield _READABLE  # it is never there yet
-    pgconn.consume_input()
-    results: list[PGresult] = []
-    failed: PGresult | None = None
-    while True:
-        if pgconn.is_busy():
-            yield from arrival(pgconn)
-        result = pgconn.get_result()
-        if result is None:
-            raise psycopg.OperationalError(GONE)
-        status = result.status
-        if status == SYNC:
-            if taught is None:
-                break
-            taught = None  # from here on, the statements' own
-            continue
-        pgconn.get_result()  # behind the answer to a statement there is a None, which nobody has to wait for
-        if status == FAILED:
-            failed = failed or result
-        elif taught is None:
-            results.append(result)
-        elif known is not None and status == _DONE:
-            known.add(taught.popleft())  # no rollback undoes it: not even when the statement is refused
+    if taught:
+        for name, result in zip(taught, (yield from answers(pgconn)), strict=False):
+            if known is not None and result.status == _DONE:
+                known.add(name)  # no rollback undoes it: not even when the statement is refused
+    results = yield from answers(pgconn, sent=not taught)
     pgconn.exit_pipeline_mode()
+    failed = first_failure(results)
     if failed is not None:
         error = errors.error_from_result(failed, encoding=connection.info.encoding)
         distrust(connection, error)  # and meaning() has this one sent once more
@@ -113,25 +92,57 @@ def exchange(connection: Any, statements: Statements, learnt: Statements = ()) -
     return results
 
 
-def _teach(pgconn: PGconn, learnt: Statements, known: Container[str]) -> Generator[Any, Any, deque[str]]:
-    """Sends what the session does not know yet, to be prepared; the answers are still to come."""
+def _teach(pgconn: PGconn, learnt: Statements, known: Container[str]) -> Generator[Any, Any, list[str]]:
+    """Sends what the session does not know yet, to be prepared, and says what; the answers are still to come."""
     texts = {name: text for name, text, _ in learnt if name not in known}
     for name, text in texts.items():
         pgconn.send_prepare(name.encode(), text.encode())
     pgconn.pipeline_sync()
     yield from generators.send(pgconn)
-    return deque(texts)
+    return list(texts)
 
 
-def arrival(pgconn: PGconn) -> Generator[Any, Any, None]:
-    """Waits until the next answer is there.
+def answers(pgconn: PGconn, sent: bool = True) -> Generator[Any, Any, list[PGresult]]:
+    """Sends what is left to send of a pipeline, then reads the answers to all of it.
 
-    psycopg's `generators.fetch` reads from the socket before it looks at what it has read, and gives up the GIL each
-    time: among 16 threads that costs more than the answer.
+    `sent`: nothing of it can be there yet. As few calls as will do: among threads each one that gives up the GIL, as
+    psycopg's `fetch` and libpq's look at what has been read do, may cost more than the answer.
     """
-    while pgconn.is_busy():
+    if pgconn.flush():  # the kernel did not take all of it at once
+        yield from generators.send(pgconn)
+    if sent:
         yield _READABLE
         pgconn.consume_input()
+    results: list[PGresult] = []
+    while True:
+        while pgconn.is_busy():
+            yield _READABLE
+            pgconn.consume_input()
+        result = pgconn.get_result()
+        if result is None:
+            raise _gone(results)
+        if result.status == _SYNC:
+            return results
+        results.append(result)
+        pgconn.get_result()  # behind the answer to a statement there is a None, which nobody has to wait for
+
+
+def _gone(results: list[PGresult]) -> psycopg.Error:
+    """The server has ended the session: the reason, if it has said one."""
+    said = first_failure(results)
+    return (
+        errors.error_from_result(said)
+        if said is not None
+        else psycopg.OperationalError("the server ended the session behind a statement")
+    )
+
+
+def first_failure(results: Iterable[PGresult]) -> PGresult | None:
+    """The answer to the statement that failed; what stood behind it in its pipeline was not executed."""
+    for result in results:
+        if result.status == _FAILED:
+            return result
+    return None
 
 
 def send(pgconn: PGconn, statements: Statements, values: Iterable[list[bytes | None]], known: Container[str]) -> None:

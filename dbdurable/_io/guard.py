@@ -43,8 +43,6 @@ class Session:
     """Whether a statement has committed what a step had open."""
     opener: object = None
     """The exchange that sends it along with its own; in front of all others it gets one by itself."""
-    closes_pipeline: bool = False
-    """Whether that statement is being queued, and the end of its pipeline with it."""
     backend: tuple[int, datetime] | None = None
     """The server's process and its start; None behind a pooler, where the next statement may meet another one."""
     prepared: set[str] | None = None

@@ -8,24 +8,22 @@ psycopg's own pipelines) gets an exchange for BEGIN in front, as psycopg itself 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from functools import partial
+from collections.abc import Generator
 from typing import Any, Final, TypeAlias
 
 import psycopg
-from psycopg import errors, generators
+from psycopg import errors
 from psycopg._cursor_base import BaseCursor  # a part of psycopg that it may change: see _HOOKED
 from psycopg._preparing import Prepare
 from psycopg.pq import TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 
-from dbdurable._io.flight import FAILED, GONE, SYNC, arrival, as_text, distrust, exchange, send
+from dbdurable._io.flight import answers, as_text, distrust, exchange, first_failure, send
 from dbdurable._protocol.effects import Note
 from dbdurable._sql.statement import session_name
 from dbdurable._sql.step import MARK, NOTE
 
 _IDLE: Final = int(TransactionStatus.IDLE)
-_READABLE: Final = 1  # psycopg.waiting.Ready.R, without an enum's price
 
 
 Opening: TypeAlias = tuple[tuple[str, str, tuple[Any, ...]], ...]
@@ -78,74 +76,10 @@ def opened(connection: Any) -> Generator[Any, Any, None]:
     check_writable(connection)
 
 
-def opened_by(
-    connection: Any, statement: Generator[Any, Any, None], again: Callable[[], Generator[Any, Any, None]]
-) -> Generator[Any, Any, None]:
-    """Opens the transaction in one write with `statement`: a generator of psycopg's that sends one, then reads.
-
-    Where BEGIN itself is refused, it is sent once more, as text, in front of the statement `again`.
-    """
-    opening, connection.opening, connection.opener = connection.opening, None, None
-    pgconn: PGconn = connection.pgconn
-    pgconn.enter_pipeline_mode()
-    send(pgconn, opening, [as_text(params) for _, _, params in opening], connection.prepared or ())
-    connection.closes_pipeline = True
-    failed: psycopg.Error | None = None
-    try:
-        try:
-            awaited = next(statement)  # it has sent its own, and the pipeline's end with it
-        finally:
-            close_pipeline(connection)  # where it has sent nothing
-            if pgconn.flush():
-                yield from generators.send(pgconn)
-            for _ in opening:
-                if pgconn.is_busy():
-                    yield from arrival(pgconn)
-                result = pgconn.get_result()
-                if result is None:
-                    raise psycopg.OperationalError(GONE)
-                if result.status == FAILED:
-                    connection.mark = None
-                    raise errors.error_from_result(result, encoding=connection.info.encoding)
-                pgconn.get_result()  # the None behind it
-        while True:
-            ready = (yield awaited) if pgconn.is_busy() else _READABLE
-            awaited = statement.send(ready)
-    except StopIteration:
-        pass
-    except psycopg.Error as error:
-        failed = error
-    ended = False
-    while not ended:
-        if pgconn.is_busy():
-            yield from arrival(pgconn)  # raises when the session ends in front of the last answer
-        last = pgconn.get_result()
-        if last is not None and last.status == FAILED:
-            failed = failed or errors.error_from_result(last, encoding=connection.info.encoding)
-        ended = (last is not None and last.status == SYNC) or connection.closed
-    if connection.closed:
-        raise failed or psycopg.OperationalError(GONE)
-    pgconn.exit_pipeline_mode()
-    check_writable(connection)
-    if failed is None:
-        return
-    if not (pgconn.transaction_status == _IDLE and distrust(connection, failed)):
-        raise failed
-    connection.opening = opening
-    yield from opened_by(connection, again(), again)
-
-
 def _behind(connection: Any, statement: Generator[Any, Any, None]) -> Generator[Any, Any, None]:
     """The statement, after an exchange that opens the transaction."""
     yield from opened(connection)
     yield from statement
-
-
-def close_pipeline(connection: Any) -> None:
-    """Ends the pipeline of `opened_by` behind what is queued, once: all of it goes out now."""
-    if connection.closes_pipeline:
-        connection.closes_pipeline = False
-        connection.pgconn.pipeline_sync()
 
 
 def check_writable(connection: Any) -> None:
@@ -166,36 +100,61 @@ _HOOKED: Final = "_maybe_prepare_gen" in BaseCursor._execute_gen.__code__.co_nam
 class Joins:
     """A cursor whose statement opens the step's transaction where it is the first one; mixed into psycopg's."""
 
+    _conn: Any
+    _get_prepared: Any
+    _check_results: Any
+
     def _execute_gen(self, *args: Any, **options: Any) -> Generator[Any, Any, None]:
-        statement = super()._execute_gen(*args, **options)  # type: ignore[misc]
-        connection = self._conn  # type: ignore[attr-defined]  # the cursor's, behind us
+        statement: Generator[Any, Any, None] = super()._execute_gen(*args, **options)  # type: ignore[misc]
+        connection = self._conn
         if connection.opening is not None and _HOOKED:
             connection.opener = statement
-        return statement  # type: ignore[no-any-return]
+        return statement
 
     def _maybe_prepare_gen(self, pgq: Any, *, prepare: Any = None, binary: Any = None) -> Generator[Any, Any, None]:
-        statement = super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)  # type: ignore[misc]
-        connection = self._conn  # type: ignore[attr-defined]
-        if connection.opening is None:
-            return statement  # type: ignore[no-any-return]
-        if pgq.params and self._get_prepared(pgq, prepare)[0] is not Prepare.SHOULD:  # type: ignore[attr-defined]
-            again = partial(super()._maybe_prepare_gen, pgq, prepare=prepare, binary=binary)  # type: ignore[misc]
-            return opened_by(connection, statement, again)
-        return _behind(connection, statement)  # a text that may hold several statements, or one that is prepared first
+        if self._conn.opening is not None and pgq.params:
+            prep, name = self._get_prepared(pgq, prepare)
+            if prep is not Prepare.SHOULD:
+                return self._open_and_execute(pgq, prep, name, binary)
+        statement: Generator[Any, Any, None] = super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)  # type: ignore[misc]
+        # In front of a text that may hold several statements, or one that is prepared first.
+        return statement if self._conn.opening is None else _behind(self._conn, statement)
+
+    def _open_and_execute(self, pgq: Any, prep: Prepare, name: bytes, binary: Any) -> Generator[Any, Any, None]:
+        """What psycopg's own does, in one write with what opens the transaction."""
+        connection, pgconn = self._conn, self._conn.pgconn
+        opening, connection.opening, connection.opener = connection.opening, None, None
+        pgconn.enter_pipeline_mode()
+        send(pgconn, opening, [as_text(params) for _, _, params in opening], connection.prepared or ())
+        if prep is Prepare.NO:
+            self._execute_send(pgq, binary=binary)  # type: ignore[attr-defined]
+        else:
+            self._send_query_prepared(name, pgq, binary=binary)  # type: ignore[attr-defined]
+        pgconn.pipeline_sync()
+        results = yield from answers(pgconn)
+        pgconn.exit_pipeline_mode()
+        refused = first_failure(results[: len(opening)])
+        if refused is not None:
+            connection.mark = None
+            error = errors.error_from_result(refused, encoding=connection.info.encoding)
+            if not (pgconn.transaction_status == _IDLE and distrust(connection, error)):
+                raise error
+            connection.opening = opening  # BEGIN itself was refused: as text it will do
+            yield from self._open_and_execute(pgq, prep, name, binary)
+            return
+        check_writable(connection)
+        own, prepared = results[len(opening) :], connection._prepared
+        key = prepared.maybe_add_to_cache(pgq, prep, name)
+        if key is not None:
+            prepared.validate(key, prep, name, own)
+        self._check_results(own)
+        self._set_results(own)
 
     def _set_results(self, results: list[PGresult]) -> None:
         super()._set_results(results)  # type: ignore[misc]
         for result in results:
             if result.command_status == b"COMMIT":  # also COMMIT AND CHAIN, which keeps the mode
-                self._conn.torn = True  # type: ignore[attr-defined]
-
-    def _execute_send(self, *args: Any, **options: Any) -> None:
-        super()._execute_send(*args, **options)  # type: ignore[misc]
-        close_pipeline(self._conn)  # type: ignore[attr-defined]
-
-    def _send_query_prepared(self, *args: Any, **options: Any) -> None:
-        super()._send_query_prepared(*args, **options)  # type: ignore[misc]
-        close_pipeline(self._conn)  # type: ignore[attr-defined]
+                self._conn.torn = True
 
 
 class StepCursor(Joins, psycopg.Cursor[Any]):
