@@ -29,7 +29,7 @@ from dbdurable._sql.start import (
 from dbdurable._sql.statement import Statement
 from dbdurable._sql.step import APPEND
 from dbdurable._sql.wait import END_WAIT, END_WAIT_MANY, LOOK, LOOK_MANY, PARK, PARK_MANY
-from dbdurable._sql.workflow import FINISH, FINISH_MANY, RIDE
+from dbdurable._sql.workflow import FINISH, FINISH_MANY, FINISH_SUCCEEDED, RIDE
 
 BATCH_MAX: Final = 128
 """Items of one commit."""
@@ -53,6 +53,8 @@ class Ride:
     """The places of parameters that users fill; a list there has one element."""
     leaves_out: bool = False
     """An item without rows has to be asked alone: its workflow's row was locked, or is another's by now."""
+    alone: Callable[[Query], Query] = lambda item: item
+    """What it is sent as where nobody rides with it."""
 
 
 def _start_may(params: tuple[Any, ...]) -> bool:
@@ -159,6 +161,11 @@ def _finish_many(items: Sequence[Query]) -> Query:
     return Query(FINISH_MANY, _columns(items, 7))
 
 
+def _finish_alone(item: Query) -> Query:
+    id, executor_id, epoch, status, output, *_ = item.params
+    return Query(FINISH_SUCCEEDED, (id, executor_id, epoch, output)) if status == "succeeded" else item
+
+
 def _changed_split(items: Sequence[Query], rows: list[Row]) -> list[list[Row]]:
     found = {row[0] for row in rows}
     return [[(item.params[0],)] if item.params[0] in found else [] for item in items]
@@ -174,7 +181,7 @@ RIDES: Final[dict[Statement, Ride]] = {
     ADOPT_CHILD: Ride(_always, _adopt_child_many, _adopt_child_split, leaves_out=True),
     PARK: Ride(_park_may, _park_many, _changed_split, leaves_out=True),
     LOOK: Ride(_always, _look_many, _look_split),
-    FINISH: Ride(_finish_may, _finish_many, _changed_split, large=(4, 5), leaves_out=True),
+    FINISH: Ride(_finish_may, _finish_many, _changed_split, large=(4, 5), leaves_out=True, alone=_finish_alone),
 }
 """In the order in which a batch writes them."""
 
@@ -228,6 +235,7 @@ def _places(items: Sequence[Query], statement: Statement) -> list[int]:
 
 
 def _alone(item: Query) -> Flow[Answer]:
+    item = RIDES[item.statement].alone(item)
     try:
         return (yield from query(item.statement, *item.params))
     except Exception as error:

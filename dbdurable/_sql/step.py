@@ -23,7 +23,7 @@ RECORD_IN_TRANSACTION: Final = Statement(
                or current_setting('dbdurable.step', true) = $2::text then $2 else {schema}.torn() end,
         $3::int, $4::text::{schema}.step_kind, $5::text, $6::smallint,{fence},
         now(), clock_timestamp(), $9::json)
-    returning (extract(epoch from finished_at) * 1000000)::bigint
+    returning (date_part('epoch', finished_at) * 1000000)::bigint
     """,
         fence=fence("$7", "$8"),
     ),
@@ -39,7 +39,7 @@ RECORD_FENCED: Final = Statement(
     values (
         $1::uuid, $2::text, $3::int, $4::text::{schema}.step_kind, $5::text, $6::smallint,{fence},
         clock_timestamp() - make_interval(secs => $11::float8), clock_timestamp(), $9::json, $10::json)
-    returning (extract(epoch from finished_at) * 1000000)::bigint
+    returning (date_part('epoch', finished_at) * 1000000)::bigint
     """,
         fence=fence("$7", "$8"),
     ),

@@ -28,6 +28,20 @@ _FINISH: Final = with_parts(
 
 FINISH: Final = Statement("finish", _FINISH + "select id from w")
 
+FINISH_SUCCEEDED: Final = Statement(
+    "finish_succeeded",
+    # The same of one that has succeeded and holds nothing of a limit, as most do: a fifth less of the server's time.
+    """
+    with w as (
+        update {schema}.workflow
+           set status = 'succeeded', slots = null, output = $4::json, finished_at = clock_timestamp()
+         where id = $1::uuid and executor_id = $2::uuid and epoch = $3::int and status = 'running'
+        returning id),
+    d as (delete from {schema}.wait where workflow_id = $1 and exists (select from w))
+    select id from w
+    """,
+)
+
 FINISH_CLOSING: Final = Statement(
     "finish_closing",
     # Of one that may leave children behind which end with it.

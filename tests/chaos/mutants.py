@@ -33,11 +33,12 @@ def ignore_the_rate() -> None:
 
 
 def finish_whoever_owns_it() -> None:
-    replace(
-        workflow.FINISH,
-        "where id = $1::uuid and executor_id = $2::uuid and epoch = $3::int and status = 'running'",
-        "where id = $1::uuid and $2::uuid is not null and $3::int > 0",
-    )
+    for statement in (workflow.FINISH, workflow.FINISH_SUCCEEDED):
+        replace(
+            statement,
+            "where id = $1::uuid and executor_id = $2::uuid and epoch = $3::int and status = 'running'",
+            "where id = $1::uuid and $2::uuid is not null and $3::int > 0",
+        )
 
 
 MUTANTS: dict[str, Callable[[], None]] = {

@@ -32,7 +32,7 @@ def points_of_work(points: list[Point]) -> list[Point]:
     """From the workflow's first point to its end."""
     of_run = of_programs(points)
     begin = next(n for n, at in enumerate(of_run) if at.name == "before call ")
-    end = next(n for n, at in enumerate(of_run) if at.name == "before finish")
+    end = next(n for n, at in enumerate(of_run) if at.name.startswith("before finish"))
     return of_run[begin : end + 1]
 
 

@@ -80,6 +80,15 @@ CASES = [
         ),
     ),
     Case(
+        workflow.FINISH_SUCCEEDED,
+        lambda id, me, epoch: (id, me, epoch, "1"),
+        (
+            ("owner", "executor_id = $2::uuid", "$2::uuid is not null"),
+            ("epoch", "epoch = $3::int", "$3::int is not null"),
+            ("status", "and status = 'running'", ""),
+        ),
+    ),
+    Case(
         workflow.BLOCK,
         lambda id, me, epoch: (id, me, epoch, "reason", "1.0", None, None),
         (

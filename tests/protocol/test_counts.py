@@ -115,7 +115,7 @@ def test_ten_transactional_steps_cost_eleven_commits_and_no_look_up(application:
     assert statements == [
         *["begin book", "start_here_unkeyed + record_in_transaction + commit"],
         *["begin book", "record_in_transaction + commit"] * (STEPS - 1),
-        "finish",
+        "finish_succeeded",
     ]
 
 
@@ -181,7 +181,7 @@ def test_two_hundred_recorded_steps_are_replayed_in_one_round_trip(
     assert (steps, epochs) == (200, 1), "the second process ran steps again"
     assert prepared.execute("select status::text from dbdurable.workflow").fetchall() == [("succeeded",)]
     of_workflow = [str_of(point) for point in again.faults.points if point.role == "workflow"]
-    assert of_workflow == ["before call ", "after call ", "before finish", "after finish"]
+    assert of_workflow == ["before call ", "after call ", "before finish_succeeded", "after finish_succeeded"]
 
 
 def str_of(point: Point) -> str:
