@@ -8,6 +8,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -16,11 +18,12 @@ from dbdurable._executor.branches import end_branches
 from dbdurable._executor.calls import run_definition
 from dbdurable._executor.definition import Definition
 from dbdurable._executor.undo import aroll_back, roll_back, run_alone
-from dbdurable._io.drive import SyncDriver
-from dbdurable._io.drive_async import AsyncDriver
+from dbdurable._io.drive import SyncDriver, sync_riders
+from dbdurable._io.drive_async import AsyncDriver, async_riders
 from dbdurable._io.inflight import InFlight
+from dbdurable._io.tail import LEFT, Tail
 from dbdurable._io.watch import Watch
-from dbdurable._protocol.effects import Flow
+from dbdurable._protocol.effects import Effect, Flow
 from dbdurable._protocol.frame import WorkflowFrame, branch, current
 from dbdurable._protocol.workflow import Outcome, attempt
 
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from dbdurable._executor.executor import Executor
 
 logger = logging.getLogger("dbdurable")
+
+CLAIM_MAX = 64
+"""Workflows of one claim."""
 
 
 class Attempts:
@@ -46,10 +52,12 @@ class Attempts:
         self._children: list[UUID] = []
         self._doubts: set[tuple[UUID, int]] = set()
         self._beginning: list[tuple[Definition, WorkflowFrame, str]] = []
-        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds its tasks only weakly
+        self._tasks: set[asyncio.Task[None]] = set()
         self._batch = 0
         self._running = {True: 0, False: 0}  # by "takes a slot of async tasks"
         self._running_of: Counter[str] = Counter()  # by queue
+        self._ending = {True: 0, False: 0}
+        """Attempts that have given their slot back, and whose outcome is on its way to the database."""
 
     def next_batch(self) -> int:
         """A number for a lease row that is about to be written."""
@@ -63,10 +71,17 @@ class Attempts:
             return first
 
     def free(self, is_async: bool) -> int:
-        """How many more workflows of that colour may be claimed."""
+        """How many more workflows of that colour may be claimed.
+
+        Where outcomes are not written as fast as bodies run, what waits to be written counts, too.
+        """
         limit = self._executor.tasks if is_async else self._executor.threads
         with self._lock:
-            return limit - self._running[is_async]
+            return limit - self._running[is_async] - max(0, self._ending[is_async] - limit)
+
+    def largest(self, is_async: bool) -> int:
+        """How many workflows of that colour one claim takes at the most."""
+        return min(self._executor.tasks if is_async else self._executor.threads, CLAIM_MAX)
 
     def running_of(self, queue: str) -> int:
         """How many claimed workflows of a queue run here."""
@@ -104,7 +119,9 @@ class Attempts:
                 self._count_out(batch)
             else:
                 self._doubts.add((frame.id, batch))
-            if claimed:
+            if frame.gave_slot_back:
+                self._ending[frame.is_async] -= 1
+            elif claimed:
                 self._running[frame.is_async] -= 1
                 self._running_of[frame.queue or ""] -= 1
             if not self._batch_of:
@@ -184,16 +201,46 @@ class Attempts:
             executor.body_threads.submit(self._run_sync, definition, frame, input)
 
     def _run_sync(self, definition: Definition, frame: WorkflowFrame, input: str) -> None:
-        executor, ended = self._executor, False
+        executor = self._executor
+        database, flow = executor.runtime.database, self.flow(definition, frame, input)
+
+        def resume(effect: Effect) -> None:
+            executor.end_threads.submit(drive, asked=effect)
+
+        def drive(**how: Any) -> None:
+            outcome: Outcome | BaseException
+            try:
+                outcome = SyncDriver(database, executor.stopping).run(flow, **how)
+            except BaseException as error:
+                outcome = error
+            if outcome is not LEFT:
+                self._conclude(frame, outcome)
+
+        tail = Tail(flow, sync_riders(database).ride_on, resume, partial(self._conclude, frame))
+        drive(leave=partial(self._leave, frame, tail))
+
+    def _leave(self, frame: WorkflowFrame, tail: Tail[Outcome], effect: Effect) -> None:
+        """No code of the user's runs any more: the slot is free, whatever the database takes for what is left."""
+        with self._lock:
+            frame.gave_slot_back = True
+            self._running[frame.is_async] -= 1
+            self._running_of[frame.queue or ""] -= 1
+            self._ending[frame.is_async] += 1
+        self._executor.control.freed(frame)
+        tail.begin(effect)
+
+    def _conclude(self, frame: WorkflowFrame, outcome: Outcome | BaseException) -> None:
+        """The attempt is over. Called wherever that came out; does not raise."""
+        ended = isinstance(outcome, Outcome) and outcome.status is not None
         try:
-            outcome = SyncDriver(executor.runtime.database, executor.stopping).run(self.flow(definition, frame, input))
-            ended = outcome.status is not None
-            _report(frame, outcome)
-        except BaseException:
-            logger.exception("workflow %s %s: the executor failed; it will be handed back", frame.name, frame.id)
+            if isinstance(outcome, Outcome):
+                _report(frame, outcome)
+            else:
+                text = "workflow %s %s: the executor failed; it will be handed back"
+                logger.error(text, frame.name, frame.id, exc_info=outcome)
         finally:
             self.remove(frame, claimed=True, ended=ended)
-            executor.control.freed(frame)
+            self._executor.control.ended(frame)
 
     def _begin_soon(self, definition: Definition, frame: WorkflowFrame, input: str) -> None:
         """On the loop. It is woken once for all of a claim: that costs more than a workflow's share of the claim."""
@@ -217,25 +264,35 @@ class Attempts:
     def _begin_async(self) -> None:
         for definition, frame, input in self._take_beginning():
             # A task and no more: what would carry its result to another thread is a twelfth of a workflow's memory.
-            task = self._executor.loop.create_task(self._run_async(definition, frame, input))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._keep(self._executor.loop.create_task(self._run_async(definition, frame, input)))
 
     async def _run_async(self, definition: Definition, frame: WorkflowFrame, input: str) -> None:
-        executor, ended = self._executor, False
-        try:
-            outcome = await AsyncDriver(executor.runtime.database, executor.stopping).run(
-                self.flow(definition, frame, input)
-            )
-            ended = outcome.status is not None
-            _report(frame, outcome)
-        except GeneratorExit:  # its loop has ended: recovery goes on with it
-            raise
-        except BaseException:
-            logger.exception("workflow %s %s: the executor failed; it will be handed back", frame.name, frame.id)
-        finally:
-            self.remove(frame, claimed=True, ended=ended)
-            executor.control.freed(frame)
+        executor = self._executor
+        database, flow = executor.runtime.database, self.flow(definition, frame, input)
+
+        def resume(effect: Effect) -> None:
+            # In a context of its own: it is no branch of the workflow whose answer came in just now.
+            self._keep(executor.loop.create_task(drive(asked=effect), context=Context()))
+
+        async def drive(**how: Any) -> None:
+            outcome: Outcome | BaseException
+            try:
+                outcome = await AsyncDriver(database, executor.stopping).run(flow, **how)
+            except GeneratorExit:  # its loop has ended: recovery goes on with it
+                self.remove(frame, claimed=True, ended=False)
+                raise
+            except BaseException as error:
+                outcome = error
+            if outcome is not LEFT:
+                self._conclude(frame, outcome)
+
+        tail = Tail(flow, async_riders(database).ride_on, resume, partial(self._conclude, frame))
+        await drive(leave=partial(self._leave, frame, tail))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        """Until it has ended: the loop itself holds its tasks only weakly."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def flow(self, definition: Definition, frame: WorkflowFrame, input: str) -> Flow[Outcome]:
         """The protocol of one attempt, with the body in its frame."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from dbdurable._core.journal import Journal, Record
+from dbdurable._executor.attempts import CLAIM_MAX
 from dbdurable._executor.runtime import boottime
 from dbdurable._executor.timers import kept_waits
 from dbdurable._io.drive import SyncDriver
@@ -20,9 +21,6 @@ from dbdurable._sql.wait import CLAIMED_WAITS
 
 if TYPE_CHECKING:
     from dbdurable._executor.executor import Executor
-
-CLAIM_MAX = 64
-"""Workflows of one claim."""
 
 PARTITIONS_MAX = 256
 """Partitions of a limited queue that one claim looks at."""
@@ -82,13 +80,13 @@ class Asked:
 class Taken:
     """How a look ended.
 
-    `again`: more can be claimed at once. `hungry`: more than there were slots for may be there, so that a slot which
-    is freed is worth a look.
+    `again`: more can be claimed at once. `hungry`: the colours of which more may be there than there were slots for, so
+    that a slot which is freed is worth a look.
     """
 
     count: int
     again: bool
-    hungry: bool
+    hungry: Collection[bool]
 
 
 class Claims:
@@ -99,7 +97,7 @@ class Claims:
         self._driver = driver
         self._queues: dict[str, QueueRow] | None = None
         self._lines: dict[tuple[bool, str, int], datetime] = {}
-        self._skipped = False
+        self._skipped: set[bool] = set()
         self._partition: dict[str, str] = {}
         self._asked: list[Asked] = []
         self._kept: dict[UUID, dict[str, KeptWait]] = {}
@@ -111,7 +109,7 @@ class Claims:
     def ask(self) -> list[Query]:
         """The statements of one look; none where no slot is free."""
         executor = self._executor
-        self._asked, self._skipped, self._began, self._turn = [], False, boottime(), self._turn + 1
+        self._asked, self._skipped, self._began, self._turn = [], set(), boottime(), self._turn + 1
         lowest: int | None = None
         if self._queues is None:
             self._note_queues(self._driver.run(query(sql.QUEUES, executor.queues)))
@@ -119,7 +117,8 @@ class Claims:
             names = [d.name for d in executor.definitions.values() if d.is_async is is_async]
             free = min(CLAIM_MAX, executor.attempts.free(is_async))
             groups = list(self._groups(is_async, free)) if names and free > 0 and not executor.lease.lost else []
-            self._skipped = self._skipped or (bool(names) and free <= 0)
+            if names and free <= 0:
+                self._skipped.add(is_async)
             if groups:
                 first = executor.attempts.next_batches(len(groups))
                 lowest = first if lowest is None else min(lowest, first)
@@ -144,20 +143,22 @@ class Claims:
     def take(self, answers: list[list[Row]]) -> Taken:
         """Launches what was claimed."""
         if not self._asked:
-            return Taken(0, self._note_queues(answers[0]), hungry=False)
+            return Taken(0, self._note_queues(answers[0]), hungry=())
         *claimed, journals, waits, queues = answers
         claims = iter(claimed)
         records: dict[Any, list[Record]] = {}
         for id, *record in journals:
             records.setdefault(id, []).append(Record(*record))
         self._kept = kept_waits(waits, self._executor.lease.now())
-        count, again, hungry = 0, self._note_queues(queues), self._skipped
+        count, again, hungry = 0, self._note_queues(queues), set(self._skipped)
         for asked in self._asked:
             *_, rows = [next(claims) for _ in asked.queries]
             found, further = self._launch(asked, rows, records)
             full = found == asked.limit
             again = again or further or (full and self._executor.attempts.free(asked.is_async) > 0)
-            count, hungry = count + found, hungry or full
+            count += found
+            if full:
+                hungry.add(asked.is_async)
         self._note_time(count)
         return Taken(count, again, hungry)
 
@@ -183,7 +184,7 @@ class Claims:
                 if left > 0:
                     yield [name], min(free, left)
                 else:
-                    self._skipped = True
+                    self._skipped.add(is_async)
         if together:
             yield together, free
 

@@ -24,8 +24,8 @@ from dbdurable._executor.examine import examine
 from dbdurable._executor.heartbeat import Heartbeat
 from dbdurable._executor.listen import Listener
 from dbdurable._executor.runtime import boottime, check_blocking, run_in_thread
-from dbdurable._executor.threads import DaemonThreads
 from dbdurable._io.drive import SyncDriver
+from dbdurable._io.threads import DaemonThreads
 from dbdurable._protocol.lease import Lease
 from dbdurable._protocol.start import resend
 from dbdurable._sql import executor as sql
@@ -186,6 +186,8 @@ class Executor:
         self.step_threads = DaemonThreads(max(1, self.tasks), "dbdurable-step")
         self.branch_threads = DaemonThreads(BRANCH_THREADS_MAX, "dbdurable-branch")
         self.body_threads = DaemonThreads(max(1, self.threads), "dbdurable-workflow")
+        # For ends of attempts that cannot go on with others: as many as may be there at a time.
+        self.end_threads = DaemonThreads(max(1, 2 * self.threads), "dbdurable-end")
         self.attempts = Attempts(self)
         self.lease = self.register()
         self._start_loop()
@@ -302,6 +304,7 @@ class Executor:
         if self.lease.closing:
             self.runtime.notifier.requeued(*self.queues)
         self.body_threads.shutdown()
+        self.end_threads.shutdown()
         self.step_threads.shutdown()
         self.branch_threads.shutdown()
         self._stop_numbering()

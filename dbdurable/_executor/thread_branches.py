@@ -9,7 +9,7 @@ from typing import Any, cast
 from dbdurable._core.control import LeaseLost, Lost, Suspend, Unwind
 from dbdurable._core.tally import Tally
 from dbdurable._executor.thread_turns import Branch, ThreadTurns
-from dbdurable._executor.threads import DaemonThreads
+from dbdurable._io.threads import DaemonThreads
 from dbdurable._protocol.call import WAITS
 from dbdurable._protocol.frame import WorkflowFrame, branch, current_line
 from dbdurable._protocol.wait import forget_waits, left_waiting

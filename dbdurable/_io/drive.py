@@ -20,6 +20,7 @@ from dbdurable._io.flight import fly
 from dbdurable._io.riders import Riders
 from dbdurable._io.seam import Reached, point_of
 from dbdurable._io.source import SyncUnit
+from dbdurable._io.tail import LEFT
 from dbdurable._io.timeouts import call_within
 from dbdurable._protocol.effects import (
     Append,
@@ -27,6 +28,7 @@ from dbdurable._protocol.effects import (
     Begin,
     Call,
     Commit,
+    Effect,
     Flight,
     Flow,
     Pause,
@@ -34,7 +36,7 @@ from dbdurable._protocol.effects import (
     Rollback,
     Row,
 )
-from dbdurable._protocol.ride import Answer, rides, together
+from dbdurable._protocol.ride import Answer, ends_attempt, rides, together
 from dbdurable._sql.step import APPEND
 from dbdurable.errors import StepTimeout
 
@@ -66,11 +68,18 @@ class SyncDriver:
         self._rides = rides and pool is None  # a service's statements come over its own connection
         self._unit: SyncUnit | None = None
 
-    def run(self, flow: Flow[R]) -> R:
-        """Drives `flow` to its end: what it returns or raises."""
+    def run(self, flow: Flow[R], leave: Callable[[Query], None] | None = None, asked: Effect | None = None) -> R:
+        """Drives `flow` to its end: what it returns or raises.
+
+        `leave` takes it over from the first statement on that ends an attempt; the answer is `LEFT` then. `asked`: it
+        was begun already, and this is what it has asked for.
+        """
         try:
-            effect = next(flow)
+            effect = asked or next(flow)
             while True:
+                if leave is not None and type(effect) is Query and ends_attempt(effect):
+                    leave(effect)
+                    return LEFT  # type: ignore[no-any-return]
                 try:
                     answer = _SYNC[type(effect)](self, effect)
                 except StopIteration as stop:
@@ -92,7 +101,7 @@ class SyncDriver:
             self._database.seam.reached(f"{when} {point_of(effect)}", connection)
 
     def _query(self, effect: Query) -> list[Row]:
-        rows = _riders(self._database).ride(effect) if self._rides and rides(effect) else None
+        rows = sync_riders(self._database).ride(effect) if self._rides and rides(effect) else None
         return self._flight(Flight((effect,)))[0] if rows is None else rows
 
     def flush(self, items: Sequence[Query]) -> list[Answer]:
@@ -189,7 +198,7 @@ class SyncDriver:
                 return
 
 
-def _riders(database: Database) -> Riders:
+def sync_riders(database: Database) -> Riders:
     """Where the threads of this process share their commits."""
     if database.riders is None:
         database.riders = Riders(SyncDriver(database, rides=False).flush)

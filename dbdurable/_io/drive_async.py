@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import psycopg
@@ -20,6 +20,7 @@ from dbdurable._io.flight import fly
 from dbdurable._io.riders import AsyncRiders
 from dbdurable._io.seam import Reached, point_of
 from dbdurable._io.source import AsyncUnit
+from dbdurable._io.tail import LEFT
 from dbdurable._io.to_the_end import to_the_end
 from dbdurable._protocol.effects import (
     Append,
@@ -37,7 +38,7 @@ from dbdurable._protocol.effects import (
     Row,
 )
 from dbdurable._protocol.frame import current
-from dbdurable._protocol.ride import Answer, rides, together
+from dbdurable._protocol.ride import Answer, ends_attempt, rides, together
 from dbdurable._sql.step import APPEND
 from dbdurable.errors import StepTimeout
 
@@ -55,11 +56,18 @@ class AsyncDriver:
         self._rides = rides
         self._unit: AsyncUnit | None = None
 
-    async def run(self, flow: Flow[R]) -> R:
-        """Drives `flow` to its end: what it returns or raises."""
+    async def run(self, flow: Flow[R], leave: Callable[[Query], None] | None = None, asked: Effect | None = None) -> R:
+        """Drives `flow` to its end: what it returns or raises.
+
+        `leave` takes it over from the first statement on that ends an attempt; the answer is `LEFT` then. `asked`: it
+        was begun already, and this is what it has asked for.
+        """
         try:
-            effect = next(flow)
+            effect = asked or next(flow)
             while True:
+                if leave is not None and type(effect) is Query and ends_attempt(effect):
+                    leave(effect)
+                    return LEFT  # type: ignore[no-any-return]
                 try:
                     answer = await self._perform(effect)
                 except StopIteration as stop:
@@ -96,7 +104,7 @@ class AsyncDriver:
             self._database.seam.reached(f"{when} {point_of(effect)}", connection)
 
     async def _query(self, effect: Query) -> list[Row]:
-        rows = await _async_riders(self._database).ride(effect) if self._rides and rides(effect) else None
+        rows = await async_riders(self._database).ride(effect) if self._rides and rides(effect) else None
         return (await self._flight(Flight((effect,))))[0] if rows is None else rows
 
     async def flush(self, items: Sequence[Query]) -> list[Answer]:
@@ -202,7 +210,7 @@ class AsyncDriver:
         await effect.watch.rest(effect.delay_s)
 
 
-def _async_riders(database: Database) -> AsyncRiders:
+def async_riders(database: Database) -> AsyncRiders:
     """The same for the tasks of the running loop."""
     loop = asyncio.get_running_loop()
     found = database.async_riders.get(loop)

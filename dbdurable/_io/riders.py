@@ -8,35 +8,54 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
+from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
 from dbdurable._core.control import ConnectionLost
+from dbdurable._io.threads import DaemonThreads
 from dbdurable._protocol.effects import Query, Row
 from dbdurable._protocol.ride import BATCH_CHARS_MAX, BATCH_MAX, Answer, weight
 
 FLUSHES_MAX: Final = 2
 """Flushes under way at once: while the server commits one, the next is made ready."""
 
+THREADS_MAX: Final = 64
+"""Threads that lead for those who do not wait themselves. More than two are needed only beside rows that are held."""
+
 PATIENCE_S: Final = 0.1
 """Who has waited so long for a flush to begin begins one more: one that is under way waits for a row that a
 stranger holds, it seems, and his open transaction is to keep nobody else."""
 
 
+Answered = Callable[[Answer], None]
+"""Gets the rows of an item, what it raised, or None: it has to be asked alone. Must not raise."""
+
+
 class _Rider:
-    """One item, on its way."""
+    """One item, on its way: a thread waits for its answer, or `answered` gets it."""
 
-    __slots__ = ("answer", "batch", "gate", "item")
+    __slots__ = ("answer", "answered", "batch", "gate", "item")
 
-    def __init__(self, item: Query) -> None:
+    def __init__(self, item: Query, answered: Answered | None = None) -> None:
         self.item = item
         self.answer: Answer = None
+        self.answered = answered
         self.batch: list[_Rider] = []
-        """What it has to write, itself included, once it is its turn to lead."""
-        self.gate = threading.Lock()  # held until there is an answer or a batch to lead
-        self.gate.acquire()
+        """What its thread has to write, itself included, once it is its turn to lead."""
+        if answered is None:
+            self.gate = threading.Lock()  # held until there is an answer or a batch to lead
+            self.gate.acquire()
+
+    def tell(self) -> None:
+        """The answer is there."""
+        if self.answered is None:
+            self.gate.release()
+        else:
+            self.answered(self.answer)
 
 
 class Riders:
@@ -47,6 +66,10 @@ class Riders:
         self._lock = threading.Lock()
         self._waiting: deque[_Rider] = deque()
         self._flushes = 0
+        self._taken = 0
+        """Batches that flushes have taken along."""
+        self._watched = False
+        self._threads = DaemonThreads(THREADS_MAX, "dbdurable-commit")
 
     def ride(self, item: Query) -> list[Row] | None:
         """The rows of the item's statement, once they are committed, or raises what it raised.
@@ -76,6 +99,30 @@ class Riders:
             raise answer
         return answer
 
+    def ride_on(self, item: Query, answered: Answered) -> None:
+        """The same without waiting: `answered` gets the answer, on some thread."""
+        with self._lock:
+            self._waiting.append(_Rider(item, answered))
+            if self._flushes < FLUSHES_MAX:
+                self._flushes += 1
+                self._hand_over()
+            elif not self._watched:
+                self._watched = True
+                self._threads.submit(self._watch, self._taken)
+
+    def _watch(self, taken: int) -> None:
+        """The patience of those for whom no thread waits."""
+        while True:
+            time.sleep(PATIENCE_S)
+            with self._lock:
+                if not self._waiting:
+                    self._watched = False
+                    return
+                if self._taken == taken:
+                    self._flushes += 1
+                    self._hand_over()
+                taken = self._taken
+
     def _one_more(self, rider: _Rider) -> None:
         """Begins another flush if nobody has taken this rider along yet."""
         with self._lock:
@@ -93,8 +140,9 @@ class Riders:
                 rider.answer = answers[number] if answers else _lost()
             with self._lock:
                 self._hand_over()
-            for rider in batch[1:]:
-                rider.gate.release()
+            led = batch[0].answered is None  # by the first of them: it has its answer
+            for rider in batch[led:]:
+                rider.tell()
             batch.clear()  # the leader's own list, with itself in it
 
     def _hand_over(self) -> None:
@@ -102,16 +150,20 @@ class Riders:
         if not self._waiting:
             self._flushes -= 1
             return
-        leader = self._waiting[0]
-        leader.batch = _next_batch(self._waiting)
-        leader.gate.release()
+        leader, batch = self._waiting[0], _next_batch(self._waiting)
+        self._taken += 1
+        if leader.answered is None:
+            leader.batch = batch
+            leader.gate.release()
+        else:
+            self._threads.submit(self._lead, batch)
 
 
 class _AsyncRider(NamedTuple):
     """The same of a task."""
 
     item: Query
-    future: asyncio.Future[list[Row] | None]
+    answered: Answered
 
 
 R = TypeVar("R", _Rider, _AsyncRider)
@@ -130,14 +182,18 @@ class AsyncRiders:
 
     async def ride(self, item: Query) -> list[Row] | None:
         """The same as `Riders.ride`."""
+        future: asyncio.Future[list[Row] | None] = asyncio.get_running_loop().create_future()
+        self.ride_on(item, partial(_settle, future))
+        return await future
+
+    def ride_on(self, item: Query, answered: Answered) -> None:
+        """The same as `Riders.ride_on`, on the loop."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[list[Row] | None] = loop.create_future()
-        self._waiting.append(_AsyncRider(item, future))
+        self._waiting.append(_AsyncRider(item, answered))
         if len(self._flushes) < FLUSHES_MAX:
             self._begin(loop)
         else:
             self._be_patient(loop)
-        return await future
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         # In a context of its own: it is no branch of the workflow that happens to begin it.
@@ -166,8 +222,7 @@ class AsyncRiders:
                 answers = await self._flush([rider.item for rider in batch])
             finally:
                 for number, rider in enumerate(batch):
-                    if not rider.future.done():
-                        _settle(rider.future, answers[number] if answers else _lost())
+                    rider.answered(answers[number] if answers else _lost())
 
 
 def _next_batch(waiting: deque[R]) -> list[R]:
@@ -187,6 +242,8 @@ def _lost() -> ConnectionLost:
 
 
 def _settle(future: asyncio.Future[list[Row] | None], answer: Answer) -> None:
+    if future.done():  # whoever asked was cancelled
+        return
     if isinstance(answer, BaseException):
         future.set_exception(answer)
     else:

@@ -113,6 +113,8 @@ class WorkflowFrame:
     """How many shields the tasks of the body are in; until they have left them it is not passed on."""
     as_completed: tuple[Any, Line, int] | None = None
     """The list that `asyncio.as_completed` makes tasks of just now, their line, and how many are left to make."""
+    gave_slot_back: bool = False
+    """Whether no code of the user's runs any more, and somebody else may run in its place."""
     ended: bool = False
     """Whether the body has ended: what is left of its branches is nobody's."""
     turns: Any = None

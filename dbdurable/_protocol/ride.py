@@ -55,6 +55,8 @@ class Ride:
     """An item without rows has to be asked alone: its workflow's row was locked, or is another's by now."""
     alone: Callable[[Query], Query] = lambda item: item
     """What it is sent as where nobody rides with it."""
+    last: bool = False
+    """Whether an attempt ends with it: no code of the user's waits for the answer."""
 
 
 def _start_may(params: tuple[Any, ...]) -> bool:
@@ -179,9 +181,11 @@ RIDES: Final[dict[Statement, Ride]] = {
     SEND_ONCE: Ride(_always, _send_many, _send_split, large=(2,)),
     SEND_RECORDED: Ride(_send_recorded_may, _send_recorded_many, _recorded_split, large=(9,), leaves_out=True),
     ADOPT_CHILD: Ride(_always, _adopt_child_many, _adopt_child_split, leaves_out=True),
-    PARK: Ride(_park_may, _park_many, _changed_split, leaves_out=True),
+    PARK: Ride(_park_may, _park_many, _changed_split, leaves_out=True, last=True),
     LOOK: Ride(_always, _look_many, _look_split),
-    FINISH: Ride(_finish_may, _finish_many, _changed_split, large=(4, 5), leaves_out=True, alone=_finish_alone),
+    FINISH: Ride(
+        _finish_may, _finish_many, _changed_split, large=(4, 5), leaves_out=True, alone=_finish_alone, last=True
+    ),
 }
 """In the order in which a batch writes them."""
 
@@ -190,6 +194,12 @@ def rides(item: Query) -> bool:
     """Whether it may share its commit with others."""
     ride = RIDES.get(item.statement)
     return ride is not None and ride.may(item.params)
+
+
+def ends_attempt(item: Query) -> bool:
+    """Whether it may share its commit, and no code of the user's is left that waits for it."""
+    ride = RIDES.get(item.statement)
+    return ride is not None and ride.last and ride.may(item.params)
 
 
 def weight(item: Query) -> int:

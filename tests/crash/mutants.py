@@ -42,12 +42,10 @@ def record_after_commit() -> None:
 
     def commit(self: Any, records: Any) -> None:
         connection = self.connection
-        path = connection.execute("select current_setting('dbdurable.step')").fetchone()[0]
         connection.execute("commit")
         if connection.seam is not None:
             connection.seam.reached("between commit and record", connection)
-        connection.execute("begin")
-        connection.execute("select set_config('dbdurable.step', %s, true)", [path])
+        connection.execute("begin deferrable")
         for _, text, params in records:
             source.psycopg.RawCursor(connection).execute(text, params)
         connection.execute("commit")

@@ -14,7 +14,7 @@ import pytest
 from dbdurable import Durable
 from dbdurable._core.control import Fenced
 from dbdurable._io import riders
-from dbdurable._io.drive import SyncDriver, _riders, append_params
+from dbdurable._io.drive import SyncDriver, append_params, sync_riders
 from dbdurable._protocol.effects import Append, Query, StepRecord
 from dbdurable._protocol.ride import BATCH_CHARS_MAX, rides, weight
 from dbdurable._protocol.start import Start
@@ -143,7 +143,7 @@ def gather(
     database.prepare()
     answers = [] if answers is None else answers
     answers[:] = [None] * len(items)
-    dam, riders = Dam(), _riders(database)
+    dam, riders = Dam(), sync_riders(database)
     database.seam = dam
 
     def ride(place: int) -> None:
@@ -292,7 +292,7 @@ def test_a_row_that_a_stranger_holds_delays_no_neighbour(
 def test_an_interrupted_leader_leaves_nobody_waiting(application: Durable, connection: Connection) -> None:
     database = application._runtime.database
     database.prepare()
-    riders = _riders(database)
+    riders = sync_riders(database)
     flush, interrupted = riders._flush, threading.Event()
 
     def interrupt(items: Sequence[Query]) -> Any:

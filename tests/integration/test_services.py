@@ -29,7 +29,7 @@ class FailsOnce:
         self.failed = 0
 
     def reached(self, point: str, connection: object) -> None:
-        if point == "before finish" and not self.failed:
+        if point == "before finish_succeeded" and not self.failed:
             self.failed += 1
             raise RuntimeError("planted")
 
