@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from contextvars import Context
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from dbdurable._core.control import Unwind
 from dbdurable._executor.branches import end_branches
 from dbdurable._executor.calls import run_definition
 from dbdurable._executor.definition import Definition
+from dbdurable._executor.runs import TaskRun, ThreadRun
 from dbdurable._executor.undo import aroll_back, roll_back, run_alone
-from dbdurable._io.drive import SyncDriver, sync_riders
-from dbdurable._io.drive_async import AsyncDriver, async_riders
 from dbdurable._io.inflight import InFlight
-from dbdurable._io.tail import LEFT, Tail
 from dbdurable._io.watch import Watch
-from dbdurable._protocol.effects import Effect, Flow
+from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.frame import WorkflowFrame, branch, current
 from dbdurable._protocol.workflow import Outcome, attempt
 
 if TYPE_CHECKING:
     from dbdurable._executor.executor import Executor
 
-logger = logging.getLogger("dbdurable")
-
 CLAIM_MAX = 64
 """Workflows of one claim."""
+
+ENDING_MAX = 128
+"""So many attempts of `def` bodies may wait for their outcomes to be written, or as many as there are threads; more of
+them take slots."""
 
 
 class Attempts:
@@ -56,7 +52,7 @@ class Attempts:
         self._batch = 0
         self._running = {True: 0, False: 0}  # by "takes a slot of async tasks"
         self._running_of: Counter[str] = Counter()  # by queue
-        self._ending = {True: 0, False: 0}
+        self._ending = 0
         """Attempts that have given their slot back, and whose outcome is on its way to the database."""
 
     def next_batch(self) -> int:
@@ -75,9 +71,11 @@ class Attempts:
 
         Where outcomes are not written as fast as bodies run, what waits to be written counts, too.
         """
-        limit = self._executor.tasks if is_async else self._executor.threads
+        if is_async:
+            return self._executor.tasks - self._running[True]
+        threads = self._executor.threads
         with self._lock:
-            return limit - self._running[is_async] - max(0, self._ending[is_async] - limit)
+            return threads - self._running[False] - max(0, self._ending - max(threads, ENDING_MAX))
 
     def largest(self, is_async: bool) -> int:
         """How many workflows of that colour one claim takes at the most."""
@@ -101,6 +99,14 @@ class Attempts:
                 self._running[frame.is_async] += 1
                 self._running_of[frame.queue or ""] += 1
 
+    def give_slot_back(self, frame: WorkflowFrame) -> None:
+        """No code of the user's runs any more, whatever the database takes for what is left."""
+        with self._lock:
+            frame.gave_slot_back = True
+            self._running[frame.is_async] -= 1
+            self._running_of[frame.queue or ""] -= 1
+            self._ending += 1
+
     def remove(self, frame: WorkflowFrame, claimed: bool, ended: bool) -> None:
         """An attempt is gone. `ended`: its outcome is in the database.
 
@@ -120,7 +126,7 @@ class Attempts:
             else:
                 self._doubts.add((frame.id, batch))
             if frame.gave_slot_back:
-                self._ending[frame.is_async] -= 1
+                self._ending -= 1
             elif claimed:
                 self._running[frame.is_async] -= 1
                 self._running_of[frame.queue or ""] -= 1
@@ -198,49 +204,7 @@ class Attempts:
         if definition.is_async:
             self._begin_soon(definition, frame, input)
         else:
-            executor.body_threads.submit(self._run_sync, definition, frame, input)
-
-    def _run_sync(self, definition: Definition, frame: WorkflowFrame, input: str) -> None:
-        executor = self._executor
-        database, flow = executor.runtime.database, self.flow(definition, frame, input)
-
-        def resume(effect: Effect) -> None:
-            executor.end_threads.submit(drive, asked=effect)
-
-        def drive(**how: Any) -> None:
-            outcome: Outcome | BaseException
-            try:
-                outcome = SyncDriver(database, executor.stopping).run(flow, **how)
-            except BaseException as error:
-                outcome = error
-            if outcome is not LEFT:
-                self._conclude(frame, outcome)
-
-        tail = Tail(flow, sync_riders(database).ride_on, resume, partial(self._conclude, frame))
-        drive(leave=partial(self._leave, frame, tail))
-
-    def _leave(self, frame: WorkflowFrame, tail: Tail[Outcome], effect: Effect) -> None:
-        """No code of the user's runs any more: the slot is free, whatever the database takes for what is left."""
-        with self._lock:
-            frame.gave_slot_back = True
-            self._running[frame.is_async] -= 1
-            self._running_of[frame.queue or ""] -= 1
-            self._ending[frame.is_async] += 1
-        self._executor.control.freed(frame)
-        tail.begin(effect)
-
-    def _conclude(self, frame: WorkflowFrame, outcome: Outcome | BaseException) -> None:
-        """The attempt is over. Called wherever that came out; does not raise."""
-        ended = isinstance(outcome, Outcome) and outcome.status is not None
-        try:
-            if isinstance(outcome, Outcome):
-                _report(frame, outcome)
-            else:
-                text = "workflow %s %s: the executor failed; it will be handed back"
-                logger.error(text, frame.name, frame.id, exc_info=outcome)
-        finally:
-            self.remove(frame, claimed=True, ended=ended)
-            self._executor.control.ended(frame)
+            executor.body_threads.begin(ThreadRun(executor, frame, self.flow(definition, frame, input)).run)
 
     def _begin_soon(self, definition: Definition, frame: WorkflowFrame, input: str) -> None:
         """On the loop. It is woken once for all of a claim: that costs more than a workflow's share of the claim."""
@@ -264,32 +228,10 @@ class Attempts:
     def _begin_async(self) -> None:
         for definition, frame, input in self._take_beginning():
             # A task and no more: what would carry its result to another thread is a twelfth of a workflow's memory.
-            self._keep(self._executor.loop.create_task(self._run_async(definition, frame, input)))
+            run = TaskRun(self._executor, frame, self.flow(definition, frame, input))
+            self.keep(self._executor.loop.create_task(run.run()))
 
-    async def _run_async(self, definition: Definition, frame: WorkflowFrame, input: str) -> None:
-        executor = self._executor
-        database, flow = executor.runtime.database, self.flow(definition, frame, input)
-
-        def resume(effect: Effect) -> None:
-            # In a context of its own: it is no branch of the workflow whose answer came in just now.
-            self._keep(executor.loop.create_task(drive(asked=effect), context=Context()))
-
-        async def drive(**how: Any) -> None:
-            outcome: Outcome | BaseException
-            try:
-                outcome = await AsyncDriver(database, executor.stopping).run(flow, **how)
-            except GeneratorExit:  # its loop has ended: recovery goes on with it
-                self.remove(frame, claimed=True, ended=False)
-                raise
-            except BaseException as error:
-                outcome = error
-            if outcome is not LEFT:
-                self._conclude(frame, outcome)
-
-        tail = Tail(flow, async_riders(database).ride_on, resume, partial(self._conclude, frame))
-        await drive(leave=partial(self._leave, frame, tail))
-
-    def _keep(self, task: asyncio.Task[None]) -> None:
+    def keep(self, task: asyncio.Task[None]) -> None:
         """Until it has ended: the loop itself holds its tasks only weakly."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -369,11 +311,3 @@ async def _ain_frame(
         with suppress(ValueError):  # closed by the garbage collector, after its loop has ended
             branch.reset(tokens[1])
             current.reset(tokens[0])
-
-
-def _report(frame: WorkflowFrame, outcome: Outcome) -> None:
-    if outcome.error is not None and not isinstance(outcome.error, Unwind):
-        status = outcome.status or "goes on elsewhere"
-        logger.warning("workflow %s %s %s: %s", frame.name, frame.id, status, type(outcome.error).__name__)
-    elif outcome.error is not None:
-        logger.warning("workflow %s %s %s: %s", frame.name, frame.id, outcome.status, outcome.error)

@@ -98,7 +98,7 @@ class Control:
         """A slot is free again: worth a look if there is more work of that colour than there were slots for."""
         if frame.is_async in self._hungry:
             free = self._executor.attempts.free(frame.is_async)
-            if free > 0:
+            if free > 0 and not self._wake.is_set():
                 self._wake.set()
             if free >= self._executor.attempts.largest(frame.is_async):
                 self._roomy.set()

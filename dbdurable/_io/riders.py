@@ -108,7 +108,7 @@ class Riders:
                 self._hand_over()
             elif not self._watched:
                 self._watched = True
-                self._threads.submit(self._watch, self._taken)
+                self._threads.begin(partial(self._watch, self._taken))
 
     def _watch(self, taken: int) -> None:
         """The patience of those for whom no thread waits."""
@@ -156,7 +156,7 @@ class Riders:
             leader.batch = batch
             leader.gate.release()
         else:
-            self._threads.submit(self._lead, batch)
+            self._threads.begin(partial(self._lead, batch))
 
 
 class _AsyncRider(NamedTuple):

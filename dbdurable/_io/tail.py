@@ -1,12 +1,10 @@
 """What is left of an attempt when no code of the user's runs any more: it goes on where its answers come in.
 
-Its last statements share their commits with those of others. Meanwhile no thread, and no task, waits for it, and the
-slot that it had is free.
+Its last statements share their commits with those of others. Meanwhile no thread, and no task, waits for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
 from dbdurable._io.riders import Answered
@@ -20,27 +18,26 @@ LEFT: Final[Any] = object()
 
 
 class Tail(Generic[R]):
-    """The end of one protocol.
+    """The end of one protocol; what is done with it in each colour is its subclasses'."""
 
-    `ride_on` sends a statement with others; `resume` drives what cannot go on like that, on a thread or task of its
-    own; `done` gets what the protocol returns or raises.
-    """
+    __slots__ = ("_asked", "_flow")
 
-    __slots__ = ("_asked", "_done", "_flow", "_resume", "_ride_on")
-
-    def __init__(
-        self,
-        flow: Flow[R],
-        ride_on: Callable[[Query, Answered], None],
-        resume: Callable[[Effect], None],
-        done: Callable[[R | BaseException], None],
-    ) -> None:
+    def __init__(self, flow: Flow[R]) -> None:
         self._flow = flow
-        self._ride_on = ride_on
-        self._resume = resume
-        self._done = done
 
-    def begin(self, effect: Effect) -> None:
+    def _ride_on(self, item: Query, answered: Answered) -> None:
+        """Sends a statement with others; see `Riders.ride_on`."""
+        raise NotImplementedError
+
+    def _resume(self, effect: Effect) -> None:
+        """Drives what cannot go on like that, on a thread or task of its own."""
+        raise NotImplementedError
+
+    def _done(self, outcome: R | BaseException) -> None:
+        """What the protocol has returned or raised. Must not raise."""
+        raise NotImplementedError
+
+    def _go_on(self, effect: Effect) -> None:
         """Goes on with what the protocol has asked for."""
         if type(effect) is Query and rides(effect):
             self._asked = effect
@@ -59,4 +56,4 @@ class Tail(Generic[R]):
         except BaseException as error:
             self._done(error)
         else:
-            self.begin(effect)
+            self._go_on(effect)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor as FutureExecutor
 from concurrent.futures import Future
 from typing import Any
+
+logger = logging.getLogger("dbdurable")
 
 
 class DaemonThreads(FutureExecutor):
@@ -35,6 +38,11 @@ class DaemonThreads(FutureExecutor):
             else:
                 future.set_result(value)
 
+        self.begin(work)
+        return future
+
+    def begin(self, work: Callable[[], None]) -> None:
+        """Runs it on a thread of the pool; nobody asks what becomes of it."""
         with self._lock:
             if self._idle > 0:
                 self._idle -= 1
@@ -42,14 +50,16 @@ class DaemonThreads(FutureExecutor):
                 self._threads += 1
                 threading.Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
         self._work.put(work)
-        return future
 
     def _run(self) -> None:
         while True:
             work = self._work.get()
             if work is None:
                 return
-            work()
+            try:
+                work()
+            except Exception:
+                logger.exception("%s: a thread failed", self._name)
             del work
             with self._lock:
                 self._idle += 1
