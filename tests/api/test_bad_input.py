@@ -501,6 +501,50 @@ def test_commit_as_sql_blocks_the_workflow(statement: str, durable: Durable, sto
     assert (status, steps) == ("blocked", 0)
 
 
+@pytest.mark.parametrize("statement", ["select 1", "commit; begin", "commit and chain"])
+def test_the_same_where_transactions_are_deferrable_by_default(
+    statement: str, durable: Durable, stock: Connection[Any]
+):
+    """A step's transaction is told from others by that mode: whichever of both is not the default."""
+    stock.execute(f"alter database {stock.info.dbname} set default_transaction_deferrable = on")
+
+    @durable.transaction
+    def sell(tx: Connection[Any]) -> tuple[str, ...]:
+        tx.execute("insert into stock values ('apple')")
+        tx.execute(statement)
+        return tx.execute("show transaction_deferrable").fetchone()  # type: ignore[return-value]
+
+    @durable.workflow
+    def shop() -> str:
+        return sell()[0]
+
+    with durable.executor():
+        if statement == "select 1":
+            assert shop() == "off"
+        else:
+            with pytest.raises(WorkflowBlocked, match="ended its own transaction"):
+                shop()
+
+
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
+def test_savepoints_and_rollbacks_to_them_are_no_end(isolation: Any, durable: Durable, stock: Connection[Any]):
+    @durable.transaction(isolation=isolation)
+    def sell(tx: Connection[Any]) -> list[tuple[str]]:
+        tx.execute("savepoint before_pear")
+        tx.execute("insert into stock values ('pear')")
+        tx.execute("rollback to before_pear")
+        with tx.transaction():
+            tx.execute("insert into stock values ('apple')")
+        return tx.execute("select item from stock").fetchall()
+
+    @durable.workflow
+    def shop() -> list[tuple[str]]:
+        return sell()
+
+    with durable.executor():
+        assert shop() == [("apple",)]
+
+
 def test_swallowed_sql_error(durable: Durable, stock: Connection[Any]):
     @durable.transaction
     def sell(tx: Connection[Any]) -> str:

@@ -96,3 +96,28 @@ def test_what_it_has_begun_is_ended(
         bystander.commit()
     assert len(set(sessions)) == 2, "it ran once more, in another session"
     assert connection.execute("select item from stock order by 1").fetchall() == [("of somebody",), ("of the step",)]
+
+
+def marks(connection: psycopg.Connection[Any]) -> list[int]:
+    """What other sessions carry: the marks of their executors, each as its first half."""
+    locks = "select classid::bigint from pg_locks where locktype = 'advisory' and granted and mode = 'ShareLock'"
+    return [mark for (mark,) in connection.execute(locks).fetchall()]
+
+
+def test_sessions_of_it_that_have_nothing_open_are_left_alone(
+    durable: Durable, connection: psycopg.Connection[Any]
+) -> None:
+    """The process may be alive: what its other threads do on them needs no executor."""
+    sessions = list[int]()
+
+    @durable.transaction
+    def write(tx: psycopg.Connection[Any]) -> None:
+        sessions.append(tx.info.backend_pid)
+
+    with durable.executor():
+        write.start().result(LIMIT_S)
+        assert len(marks(connection)) == 1
+        connection.execute(EXPIRE)
+        declared = connection.execute(DECLARE_EXPIRED.render("dbdurable")).fetchall()
+        assert [ended for *_, ended in declared] == [0]
+        assert connection.execute(ALIVE, [sessions[0]]).fetchone() == (1,)

@@ -65,6 +65,19 @@ def test_a_statement_with_parameters_opens_it_itself(proxy: Proxy, tx: Connectio
     assert tx.execute("select n from app").fetchall() == []
 
 
+@pytest.mark.parametrize("statement", ["select %s", "select 1"])
+def test_a_session_carries_the_mark_of_one_executor(statement: str, proxy: Proxy, tx: Connection) -> None:
+    held = "select objid::int from pg_locks where pid = pg_backend_pid() and locktype = 'advisory' order by 1"
+    params = [1] if "%" in statement else None
+    tx.mark = None  # type: ignore[attr-defined]  # what the fixture has noted is not sent
+    for mark, statements in ((1, 2), (1, 1), (2, 2)):
+        tx.opening = opening_of(tx, None, Note("7", mark))  # type: ignore[attr-defined]
+        assert len(tx.opening) == statements  # type: ignore[attr-defined]
+        tx.execute(statement, params)
+        tx.commit()
+        assert tx.execute(held).fetchall() == [(mark,)]
+
+
 def test_its_rows_are_those_of_the_statement(tx: Connection) -> None:
     tx.row_factory = dict_row  # type: ignore[assignment]
     cursor = tx.execute("select n from generate_series(1, %s) n", [20_000])
