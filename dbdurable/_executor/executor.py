@@ -186,7 +186,7 @@ class Executor:
         self.step_threads = DaemonThreads(max(1, self.tasks), "dbdurable-step")
         self.branch_threads = DaemonThreads(BRANCH_THREADS_MAX, "dbdurable-branch")
         self.body_threads = DaemonThreads(max(1, self.threads), "dbdurable-workflow")
-        # For ends of attempts that cannot go on with others: as many as may be there at a time.
+        # For ends of attempts that cannot go on with others, each in its turn.
         self.end_threads = DaemonThreads(max(1, 2 * self.threads), "dbdurable-end")
         self.attempts = Attempts(self)
         self.lease = self.register()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from dbdurable._core.clock import Passed
 from dbdurable._core.control import Lost
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from dbdurable._executor.notify import Notifier
 
 R = TypeVar("R")
+
+_BOOTTIME: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 @dataclass
@@ -328,5 +330,4 @@ async def run_in_thread(pool: Any, function: Callable[[], R]) -> R:
 
 def boottime() -> float:
     """Seconds that also count while the machine sleeps, where the system can tell."""
-    clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.clock_gettime(clock) if clock is not None else time.monotonic()
+    return time.clock_gettime(_BOOTTIME) if _BOOTTIME is not None else time.monotonic()

@@ -177,7 +177,7 @@ def as_text(params: Iterable[Any]) -> list[bytes | None]:
         elif kind is int:
             texts.append(b"%d" % value)
         elif kind is UUID:
-            texts.append(value.hex.encode())
+            texts.append(b"%032x" % value.int)
         elif value is None:
             texts.append(None)
         elif isinstance(value, str):

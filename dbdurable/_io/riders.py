@@ -7,6 +7,7 @@ over to the first that waits, so that nobody works for others for long.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
@@ -20,6 +21,8 @@ from dbdurable._io.threads import DaemonThreads
 from dbdurable._protocol.effects import Query, Row
 from dbdurable._protocol.ride import BATCH_CHARS_MAX, BATCH_MAX, Answer, weight
 
+logger = logging.getLogger("dbdurable")
+
 FLUSHES_MAX: Final = 2
 """Flushes under way at once: while the server commits one, the next is made ready."""
 
@@ -32,7 +35,7 @@ stranger holds, it seems, and his open transaction is to keep nobody else."""
 
 
 Answered = Callable[[Answer], None]
-"""Gets the rows of an item, what it raised, or None: it has to be asked alone. Must not raise."""
+"""Gets the rows of an item, what it raised, or None: it has to be asked alone."""
 
 
 class _Rider:
@@ -55,7 +58,7 @@ class _Rider:
         if self.answered is None:
             self.gate.release()
         else:
-            self.answered(self.answer)
+            _tell(self.answered, self.answer)
 
 
 class Riders:
@@ -222,7 +225,7 @@ class AsyncRiders:
                 answers = await self._flush([rider.item for rider in batch])
             finally:
                 for number, rider in enumerate(batch):
-                    rider.answered(answers[number] if answers else _lost())
+                    _tell(rider.answered, answers[number] if answers else _lost())
 
 
 def _next_batch(waiting: deque[R]) -> list[R]:
@@ -239,6 +242,13 @@ def _next_batch(waiting: deque[R]) -> list[R]:
 
 def _lost() -> ConnectionLost:
     return ConnectionLost("the commit was interrupted")
+
+
+def _tell(answered: Answered, answer: Answer) -> None:
+    try:
+        answered(answer)
+    except Exception:  # its neighbours are still to be told
+        logger.exception("what came behind a shared commit failed")
 
 
 def _settle(future: asyncio.Future[list[Row] | None], answer: Answer) -> None:

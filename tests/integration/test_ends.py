@@ -97,8 +97,10 @@ def test_what_is_behind_with_writing_claims_no_more(
     monkeypatch.setattr(attempts, "ENDING_MAX", 3)
     handles = [shop.note.start(number) for number in range(9)]
     with shop.durable.executor(threads=1) as executor:
-        wait_until(lambda: executor.attempts.free(is_async=False) == 0, what="no slot to be left")
-        assert len(shop.ran) == 4, "three may wait, and one that has its slot"
+        # Three may wait, and one that has its slot.
+        wait_until(lambda: executor.attempts._ending == 4, what="no slot to be left")
+        assert executor.attempts.free(is_async=False) == 0
+        assert len(shop.ran) == 4
         shop.dam.open.set()
         assert [handle.result(LIMIT_S) for handle in handles] == list(range(9))
 
@@ -167,6 +169,26 @@ def test_who_waits_for_no_thread_is_as_patient_as_others(shop: Shop, connection:
     go.set()
     wait_until(lambda: len(answers) == 3)
     assert sorted(answers[1:]) == [[(ids[0],)], [(ids[1],)]]
+
+
+def test_what_fails_behind_a_shared_commit_harms_no_neighbour(
+    shop: Shop, connection: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    database = shop.durable._runtime.database
+    database.prepare()
+    database.seam = None
+    came = list[Any]()
+
+    def fails(answer: Any) -> None:
+        raise RuntimeError("planted")
+
+    riders = sync_riders(database)
+    for number in range(20):
+        item = Query(START, Start(database.new_id(), "job", "{}").params)
+        riders.ride_on(item, came.append if number % 2 else fails)
+    wait_until(lambda: len(came) == 10)
+    wait_until(lambda: caplog.text.count("what came behind a shared commit failed") == 10)
+    assert connection.execute("select count(*) from dbdurable.workflow").fetchone() == (20,)
 
 
 async def test_the_same_on_a_loop(shop: Shop) -> None:
