@@ -60,29 +60,22 @@ class ThreadRun(Run):
         self._executor.control.freed(self._frame)
         super().leave(effect)
 
-    def run(self) -> None:
-        """To the end of the body."""
+    def run(self, asked: Effect | None = None) -> None:
+        """To the end of the body; or to the end of the attempt, from what it has asked for."""
+        outcome: Outcome | BaseException
         try:
-            outcome = SyncDriver(self._database, self._executor.stopping).run(self._flow, self.leave)
+            driver = SyncDriver(self._database, self._executor.stopping)
+            outcome = driver.run(self._flow, self.leave if asked is None else None, asked)
         except BaseException as error:
-            self._done(error)
-        else:
-            if outcome is not LEFT:
-                self._done(outcome)
+            outcome = error
+        if outcome is not LEFT:
+            self._done(outcome)
 
     def _ride_on(self, item: Query, answered: Answered) -> None:
         sync_riders(self._database).ride_on(item, answered)
 
     def _resume(self, effect: Effect) -> None:
-        self._executor.end_threads.begin(partial(self._to_the_end, effect))
-
-    def _to_the_end(self, effect: Effect) -> None:
-        try:
-            outcome = SyncDriver(self._database, self._executor.stopping).run(self._flow, asked=effect)
-        except BaseException as error:
-            self._done(error)
-        else:
-            self._done(outcome)
+        self._executor.end_threads.begin(partial(self.run, effect))
 
 
 class TaskRun(Run):
@@ -90,37 +83,26 @@ class TaskRun(Run):
 
     __slots__ = ()
 
-    async def run(self) -> None:
-        """To the end of the body."""
+    async def run(self, asked: Effect | None = None) -> None:
+        """To the end of the body; or to the end of the attempt, from what it has asked for."""
+        outcome: Outcome | BaseException
         try:
-            outcome = await AsyncDriver(self._database, self._executor.stopping).run(self._flow, self.leave)
+            driver = AsyncDriver(self._database, self._executor.stopping)
+            outcome = await driver.run(self._flow, self.leave if asked is None else None, asked)
         except GeneratorExit as ended:  # its loop has ended: recovery goes on with it
             self._done(ended)
             raise
         except BaseException as error:
-            self._done(error)
-        else:
-            if outcome is not LEFT:
-                self._done(outcome)
+            outcome = error
+        if outcome is not LEFT:
+            self._done(outcome)
 
     def _ride_on(self, item: Query, answered: Answered) -> None:
         async_riders(self._database).ride_on(item, answered)
 
     def _resume(self, effect: Effect) -> None:
         # In a context of its own: it is no branch of the workflow whose answer came in just now.
-        task = self._executor.loop.create_task(self._to_the_end(effect), context=Context())
-        self._executor.attempts.keep(task)
-
-    async def _to_the_end(self, effect: Effect) -> None:
-        try:
-            outcome = await AsyncDriver(self._database, self._executor.stopping).run(self._flow, asked=effect)
-        except GeneratorExit as ended:
-            self._done(ended)
-            raise
-        except BaseException as error:
-            self._done(error)
-        else:
-            self._done(outcome)
+        self._executor.attempts.keep(self._executor.loop.create_task(self.run(effect), context=Context()))
 
 
 def report(frame: WorkflowFrame, outcome: Outcome | BaseException) -> None:
