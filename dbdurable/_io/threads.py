@@ -63,7 +63,7 @@ class DaemonThreads(FutureExecutor):
         while (work := self._take()) is not None:
             try:
                 work()
-            except Exception:
+            except BaseException:  # whatever it is: the pool would go on to count a thread that is gone
                 logger.exception("%s: a thread failed", self._name)
             del work
 

@@ -12,8 +12,12 @@ from dbdurable._io.threads import DaemonThreads
 from tests.support.wait import wait_until
 
 
+class Planted(BaseException):
+    """No Exception."""
+
+
 def fail() -> None:
-    raise RuntimeError("planted")
+    raise Planted
 
 
 def test_threads_end_when_there_is_nothing_to_do_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
