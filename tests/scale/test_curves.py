@@ -99,7 +99,11 @@ def test_a_payload_is_written_once_for_each_place_that_keeps_it(
 def test_what_was_planned_for_empty_tables_reads_none_of_them_when_they_are_full(meter: Make) -> None:
     """A session plans its statements once, and nothing analyses the tables meanwhile: flushes, beats and upkeep."""
     own = meter()
-    with psycopg.connect(own.url, autocommit=True) as connection, scenes.application(own.url) as (app, executor):
+    with (
+        psycopg.connect(own.url, autocommit=True) as connection,
+        scenes.application(own.url) as (app, executor),
+        scenes.heart_of(executor) as heart,
+    ):
 
         def at_work(rounds: int) -> None:
             for _ in range(rounds):
@@ -108,7 +112,7 @@ def test_what_was_planned_for_empty_tables_reads_none_of_them_when_they_are_full
                     thread.start()
                 for thread in threads:
                     thread.join()
-                executor.heartbeat.beat()
+                heart.beat()
                 executor.control._upkeep_at = 0.0
                 executor.control.look()
 
