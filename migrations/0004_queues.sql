@@ -114,15 +114,19 @@ create function {schema}.bucket(
                                           / extract(epoch from rate_per), burst))::double precision
 $$;
 
--- The elements of start_many with what is left out filled in, in their order.
-create function {schema}.starts_of(starts json) returns table (
+-- One element of start_many.
+create type {schema}.starting as (
     place bigint, name text, input json, key text, queue text, id uuid, priority integer, delay interval,
     at timestamptz, expires interval, partition text, timeout interval, attributes jsonb, max_attempts integer,
     cost integer, registered boolean, known_queue boolean, key_reuse boolean
-) language sql stable as $$
-    select x.place, x.name, coalesce(x.input, '{}'), x.key, coalesce(x.queue, d.queue, 'default'), x.id,
-           coalesce(x.priority, 0), x.delay, x.at, x.expires, coalesce(x.partition, ''), coalesce(x.timeout, d.timeout),
-           x.attributes, coalesce(x.max_attempts, d.max_attempts, 20), coalesce(x.cost, 1),
+);
+
+-- The elements of start_many with what is left out filled in.
+create function {schema}.starts_of(starts json) returns setof {schema}.starting language sql volatile as $$
+    select x.place, x.name, coalesce(x.input, '{}'), x.key, coalesce(x.queue, d.queue, 'default'),
+           coalesce(x.id, {schema}.uuid7()), coalesce(x.priority, 0), x.delay, x.at, x.expires,
+           coalesce(x.partition, ''), coalesce(x.timeout, d.timeout), x.attributes,
+           coalesce(x.max_attempts, d.max_attempts, 20), coalesce(x.cost, 1),
            coalesce(x.registered, false) or d.name is not null, coalesce(x.known_queue, false) or x.queue is null,
            coalesce(x.key_reuse, false)
       from rows from (json_to_recordset(starts) as (
@@ -134,22 +138,56 @@ create function {schema}.starts_of(starts json) returns table (
       left join {schema}.definition d on d.name = x.name
 $$;
 
+-- Takes the keys of those that have one, in one order, so that two such calls cannot wait for each other: who holds
+-- each, by place. Null: it has no key.
+create function {schema}.take_keys(xs {schema}.starting[]) returns uuid[] language plpgsql volatile as $$
+#variable_conflict use_column
+declare
+    wrong record;
+begin
+    if exists (select from unnest(xs) x where x.key_reuse) then
+        perform from {schema}.workflow_key k
+          where (k.name, k.key) in (select x.name, x.key from unnest(xs) x where x.key_reuse)
+          order by k.name, k.key for update;
+        delete from {schema}.workflow_key k using unnest(xs) x, {schema}.workflow w
+         where x.key_reuse and k.name = x.name and k.key = x.key and w.id = k.workflow_id
+           and w.status in ('succeeded', 'failed', 'cancelled')
+           and not exists (select from unnest(xs) y where y.id = w.id);
+    end if;
+    insert into {schema}.workflow_key (name, key, workflow_id, input_hash)
+    select x.name, x.key, x.id, sha256(convert_to(x.input::jsonb::text, 'UTF8'))
+      from unnest(xs) x where x.key is not null order by x.name, x.key, x.place
+        on conflict do nothing;
+    select x.place, x.name, x.key, k.workflow_id into wrong
+      from unnest(xs) x join {schema}.workflow_key k on k.name = x.name and k.key = x.key
+     where k.input_hash <> sha256(convert_to(x.input::jsonb::text, 'UTF8')) order by x.place limit 1;
+    if found then
+        raise exception using errcode = 'DD003', message = format(
+            'key %L already started %s with other arguments (workflow %s, start %s)',
+            left(wrong.key, 200), wrong.name, wrong.workflow_id, wrong.place);
+    end if;
+    return (select array_agg(k.workflow_id order by x.place)
+              from unnest(xs) x left join {schema}.workflow_key k on k.name = x.name and k.key = x.key);
+end $$;
+
 -- Starts many workflows in the caller's transaction, a few statements for all of them: all or none. Each element
 -- names arguments of start(); delay, expires and timeout are seconds or intervals. The ids come in the order of the
--- elements. Keys are taken in one order, so that two such calls cannot wait for each other.
+-- elements. They are read once: to read JSON costs more than to write the rows.
 create function {schema}.start_many(starts json) returns table (place bigint, id uuid) language plpgsql volatile as $$
 #variable_conflict use_column
 declare
     created timestamptz := clock_timestamp();
+    xs      {schema}.starting[];
+    holders uuid[];
     wrong   record;
-    ids     uuid[];
     queued  record;
 begin
     if json_typeof(starts) <> 'array' then
         raise exception using errcode = 'DD005',
             message = 'start_many takes a JSON array of starts: [{"name": "mail", "input": {"to": "x"}}]';
     end if;
-    select x.* into wrong from {schema}.starts_of(starts) x
+    select array_agg(x order by x.place) into xs from {schema}.starts_of(starts) x;
+    select x.* into wrong from unnest(xs) x
      where x.name is null or not x.registered or json_typeof(x.input) not in ('object', 'array')
         or x.cost < 0 or x.delay < interval '0' or x.expires <= interval '0' or x.timeout < interval '0'
      order by x.place limit 1;
@@ -165,63 +203,43 @@ begin
                     format('the input of start %s must be a JSON object (arguments by name) or an array', wrong.place)
                 else format('cost, delay, expires and timeout of start %s cannot be negative', wrong.place) end;
     end if;
+    -- Refuses what views could not show as jsonb, such as NUL characters.
+    perform x.input::jsonb from unnest(xs) x where x.input::text like '%\\u%';
     for queued in select x.queue, count(*)::integer as many, bool_and(x.known_queue) as known
-                    from {schema}.starts_of(starts) x group by 1 order by 1 loop
+                    from unnest(xs) x group by 1 order by 1 loop
         perform {schema}.admit(queued.queue, queued.many, queued.known);
     end loop;
-    select array_agg(coalesce(x.id, {schema}.uuid7()) order by x.place) into ids from {schema}.starts_of(starts) x;
-    if exists (select from {schema}.starts_of(starts) x where x.key_reuse) then
-        perform from {schema}.workflow_key k
-          where (k.name, k.key) in (select x.name, x.key from {schema}.starts_of(starts) x where x.key_reuse)
-          order by k.name, k.key for update;
-        delete from {schema}.workflow_key k using {schema}.starts_of(starts) x, {schema}.workflow w
-         where x.key_reuse and k.name = x.name and k.key = x.key and w.id = k.workflow_id
-           and w.status in ('succeeded', 'failed', 'cancelled') and w.id <> all(ids);
+    if exists (select from unnest(xs) x where x.key is not null) then
+        holders := {schema}.take_keys(xs);
     end if;
-    insert into {schema}.workflow_key (name, key, workflow_id, input_hash)
-    select x.name, x.key, ids[x.place], sha256(convert_to(x.input::jsonb::text, 'UTF8'))
-      from {schema}.starts_of(starts) x where x.key is not null order by x.name, x.key, x.place
-        on conflict do nothing;
-    select x.place, x.name, x.key, k.workflow_id into wrong
-      from {schema}.starts_of(starts) x join {schema}.workflow_key k on k.name = x.name and k.key = x.key
-     where k.input_hash <> sha256(convert_to(x.input::jsonb::text, 'UTF8')) order by x.place limit 1;
-    if found then
-        raise exception using errcode = 'DD003', message = format(
-            'key %L already started %s with other arguments (workflow %s, start %s)',
-            left(wrong.key, 200), wrong.name, wrong.workflow_id, wrong.place);
-    end if;
-    with fresh as (
-        select x.*, ids[x.place] as new_id, coalesce(x.at, created + x.delay) as due
-          from {schema}.starts_of(starts) x
-         where x.key is null or exists (select from {schema}.workflow_key k
-                                         where k.name = x.name and k.key = x.key and k.workflow_id = ids[x.place])),
+    -- "is true" keeps the planner from a join of all with all, where others are switched off.
+    with fresh as materialized (
+        select x.*, coalesce(x.at, created + x.delay) as due
+          from unnest(xs) x where x.key is null or holders[x.place] = x.id),
     w as (
         insert into {schema}.workflow (
             id, name, queue, partition, priority, max_attempts, key, created_at, deadline, expires_at, cost,
             attributes, input, status, epoch, attempt)
-        select f.new_id, f.name, f.queue, f.partition, f.priority, f.max_attempts, f.key, created, created + f.timeout,
+        select f.id, f.name, f.queue, f.partition, f.priority, f.max_attempts, f.key, created, created + f.timeout,
                created + f.expires, nullif(f.cost, 1), f.attributes, f.input, 'queued', 0, 1
           from fresh f order by f.place
         on conflict do nothing returning workflow.id),
+    begun as materialized (
+        select f.* from fresh f where (f.id in (select w.id from w)) is true),
     later as (
         insert into {schema}.wait (workflow_id, path, kind, due)
-        select f.new_id, '', 'start', f.due from fresh f join w on w.id = f.new_id where f.due > created),
+        select f.id, '', 'start', f.due from begun f where f.due > created),
     limited as (
         insert into {schema}.wait (workflow_id, path, kind, due)
-        select f.new_id, '!', 'expiry', created + f.expires
-          from fresh f join w on w.id = f.new_id where f.expires is not null),
+        select f.id, '!', 'expiry', created + f.expires from begun f where f.expires is not null),
     timed as (
         insert into {schema}.wait (workflow_id, path, kind, due)
-        select f.new_id, '~', 'deadline', created + f.timeout
-          from fresh f join w on w.id = f.new_id where f.timeout is not null)
+        select f.id, '~', 'deadline', created + f.timeout from begun f where f.timeout is not null)
     insert into {schema}.ready (queue, partition, rank, workflow_id, name)
     select f.queue, case when f.partition = '' then '' else {schema}.ticket_partition(f.queue, f.partition) end,
-           2 * f.priority + 1, f.new_id, f.name
-      from fresh f join w on w.id = f.new_id where f.due is null or f.due <= created order by f.place;
-    return query
-    select x.place, coalesce(k.workflow_id, ids[x.place])
-      from {schema}.starts_of(starts) x left join {schema}.workflow_key k on k.name = x.name and k.key = x.key
-     order by x.place;
+           2 * f.priority + 1, f.id, f.name
+      from begun f where f.due is null or f.due <= created order by f.place;
+    return query select x.place, coalesce(holders[x.place], x.id) from unnest(xs) x order by x.place;
 end $$;
 
 comment on function {schema}.start_many is

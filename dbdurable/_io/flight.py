@@ -78,15 +78,18 @@ def exchange(connection: Any, statements: Statements, learnt: Statements = ()) -
         taught = yield from _teach(pgconn, learnt, known)
     send(pgconn, statements, values, {*(known or ()), *taught} if taught else known or ())
     pgconn.pipeline_sync()
+    lessons: list[PGresult] = []
     if taught:
-        for name, result in zip(taught, (yield from answers(pgconn)), strict=False):
+        lessons = yield from answers(pgconn)
+        for name, result in zip(taught, lessons, strict=False):
             if known is not None and result.status == _DONE:
                 known.add(name)  # no rollback undoes it: not even when the statement is refused
     results = yield from answers(pgconn, sent=not taught)
     pgconn.exit_pipeline_mode()
     failed = first_failure(results)
     if failed is not None:
-        error = errors.error_from_result(failed, encoding=connection.info.encoding)
+        # In a transaction, a lesson that is refused has spoilt what comes behind it.
+        error = errors.error_from_result(first_failure(lessons) or failed, encoding=connection.info.encoding)
         distrust(connection, error)  # and meaning() has this one sent once more
         raise error
     return results

@@ -32,6 +32,7 @@ Opening: TypeAlias = tuple[tuple[str, str, tuple[Any, ...]], ...]
 _BEGIN: Final = ("dbdurable_begin", "begin deferrable", ())
 _BEGIN_WHERE_THAT_IS_THE_DEFAULT: Final = ("dbdurable_begin_not", "begin not deferrable", ())
 _BEGIN_BEHIND_A_POOLER: Final = ("dbdurable_begin_plain", "begin", ())
+_ROLLBACK: Final = ("", "rollback", ())
 _NOTE: Final = (session_name(NOTE.name, NOTE.text), NOTE.text)
 _MARK: Final = ("", MARK.text)
 
@@ -72,8 +73,15 @@ def opened(connection: Any) -> Generator[Any, Any, None]:
         if not trusted or connection.prepared is not None:
             connection.mark = None
             raise
+        yield from _take_back(connection)
         yield from exchange(connection, opening)  # as text
     check_writable(connection)
+
+
+def _take_back(connection: Any) -> Generator[Any, Any, None]:
+    """Undoes what went well of an opening that was refused: a session may know BEGIN, and not what comes behind it."""
+    if connection.pgconn.transaction_status != _IDLE:
+        yield from exchange(connection, (_ROLLBACK,))
 
 
 def _behind(connection: Any, statement: Generator[Any, Any, None]) -> Generator[Any, Any, None]:
@@ -137,9 +145,10 @@ class Joins:
         if refused is not None:
             connection.mark = None
             error = errors.error_from_result(refused, encoding=connection.info.encoding)
-            if not (pgconn.transaction_status == _IDLE and distrust(connection, error)):
+            if not distrust(connection, error):
                 raise error
-            connection.opening = opening  # BEGIN itself was refused: as text it will do
+            yield from _take_back(connection)
+            connection.opening = opening  # as text it will do
             yield from self._open_and_execute(pgq, prep, name, binary)
             return
         check_writable(connection)

@@ -13,7 +13,7 @@ import pytest
 from dbdurable._io.database import Database
 from dbdurable._io.drive import SyncDriver
 from dbdurable._io.drive_async import AsyncDriver
-from dbdurable._io.flight import fly
+from dbdurable._io.flight import exchange, fly
 from dbdurable._io.pool import OwnConnection
 from dbdurable._protocol.effects import Query, flight, query
 from dbdurable._sql.executor import CLOCK
@@ -78,6 +78,20 @@ def test_the_same_statement_twice_in_one_flight(own: OwnConnection, database: Da
     for _ in range(2):
         assert len(driver.run(flight(Query(CLOCK, ()), Query(CLOCK, ())))) == 2
     assert own.getconn().prepared, "it is trusted with prepared statements still"
+
+
+def test_what_the_session_knows_already_is_told_as_what_spoilt_the_transaction(own: OwnConnection) -> None:
+    """Behind a pooler another application may have taught it: the body did nothing wrong, and is tried again."""
+    connection = own.getconn()
+    connection.pgconn.prepare(b"mark_0", b"select 1")
+    connection.execute("begin")
+    with pytest.raises(psycopg.errors.DuplicatePreparedStatement):
+        connection.wait(exchange(connection, said("select 1"), said("select 1")))
+    assert connection.prepared is None, "from here on it gets the text"
+    connection.rollback()
+    connection.execute("begin")
+    assert len(connection.wait(exchange(connection, said("select 1"), said("select 1")))) == 1
+    connection.rollback()
 
 
 def test_a_flight_takes_one_round_trip(database_url: str) -> None:

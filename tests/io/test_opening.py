@@ -13,7 +13,7 @@ from psycopg.rows import dict_row
 
 from dbdurable._io import opening as module
 from dbdurable._io.database import Database
-from dbdurable._io.opening import opening_of
+from dbdurable._io.opening import begins, opening_of
 from dbdurable._protocol.effects import Note
 from tests.crash.proxy import Proxy
 
@@ -236,6 +236,25 @@ def test_a_session_that_has_forgotten_begin_gets_its_text(
     check_inside(tx)
     assert tx.prepared is None  # type: ignore[attr-defined]
     tx.rollback()
+    assert tx.execute("select n from app").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize(("statement", "params", "exchanges"), [("%s", [1], 3), ("1", None, 4)])
+def test_a_session_that_knows_begin_and_not_the_note_gets_the_text_of_both(
+    statement: str, params: Any, exchanges: int, proxy: Proxy, tx: Connection
+) -> None:
+    """Behind a pooler each transaction may get another session: one that another application has taught BEGIN."""
+    tx.opening = tx.mark = None  # type: ignore[attr-defined]
+    tx.begins = begins(pooled=True, deferrable=False)  # type: ignore[attr-defined]
+    (begin, text, _), (note, *_) = tx.begins  # type: ignore[attr-defined]
+    tx.pgconn.prepare(begin.encode(), text.encode())
+    tx.prepared |= {begin, note}  # type: ignore[attr-defined]
+    tx.opening = opening_of(tx, None, NOTE)  # type: ignore[attr-defined]
+    assert count(proxy, tx, lambda: tx.execute(f"insert into app values ({statement})", params)) == exchanges
+    assert tx.info.transaction_status == TransactionStatus.INTRANS
+    assert tx.execute("select current_setting('dbdurable.step')").fetchone() == ("7",)
+    assert tx.prepared is None  # type: ignore[attr-defined]
+    tx.commit()
     assert tx.execute("select n from app").fetchall() == [(1,)]
 
 

@@ -273,6 +273,8 @@ def test_by_sql(shop: Shop) -> None:
         ('[{"name": "job", "input": 5}]', "must be a JSON object"),
         ('[{"name": "job", "delay": -1}]', "cannot be negative"),
         ('[{"name": "job", "queue": "typo"}]', "there is no queue named 'typo'"),
+        ('[{"name": "job"}, {"name": "job", "input": {"group": "\\u0000"}}]', "unsupported Unicode"),
+        ('[{"name": "job", "input": ["\\ud800"]}]', "invalid input syntax for type json"),
     ],
 )
 def test_bad_starts_by_sql(starts: str, says: str, shop: Shop) -> None:
