@@ -170,75 +170,94 @@ begin
               from unnest(xs) x left join {schema}.workflow_key k on k.name = x.name and k.key = x.key);
 end $$;
 
+-- Raises what is wrong with the first of them that cannot be started.
+create function {schema}.refuse_starts(xs {schema}.starting[]) returns void language plpgsql stable as $$
+declare
+    wrong record;
+begin
+    select x.* into wrong from unnest(xs) x
+     where x.name is null or not x.registered or json_typeof(x.input) not in ('object', 'array')
+        or x.cost < 0 or x.delay < interval '0' or x.expires <= interval '0' or x.timeout < interval '0'
+     order by x.place limit 1;
+    raise exception using
+        errcode = case when wrong.name is not null and not wrong.registered then 'DD004' else 'DD005' end,
+        message = case
+            when wrong.name is null then format('start %s has no name', wrong.place)
+            when not wrong.registered then
+                format('no executor has registered a workflow named %L (start %s)', left(wrong.name, 200), wrong.place)
+            when json_typeof(wrong.input) not in ('object', 'array') then
+                format('the input of start %s must be a JSON object (arguments by name) or an array', wrong.place)
+            else format('cost, delay, expires and timeout of start %s cannot be negative', wrong.place) end;
+end $$;
+
 -- Starts many workflows in the caller's transaction, a few statements for all of them: all or none. Each element
 -- names arguments of start(); delay, expires and timeout are seconds or intervals. The ids come in the order of the
--- elements. They are read once: to read JSON costs more than to write the rows.
+-- elements. The elements are read once, since that costs more than to write the rows, and nothing is asked that the
+-- first statement can tell.
 create function {schema}.start_many(starts json) returns table (place bigint, id uuid) language plpgsql volatile as $$
 #variable_conflict use_column
 declare
     created timestamptz := clock_timestamp();
     xs      {schema}.starting[];
+    fresh   {schema}.starting[];
+    begun   uuid[];
     holders uuid[];
-    wrong   record;
+    wrong   boolean;
+    keyed   boolean;
+    timed   boolean;
     queued  record;
 begin
     if json_typeof(starts) <> 'array' then
         raise exception using errcode = 'DD005',
             message = 'start_many takes a JSON array of starts: [{"name": "mail", "input": {"to": "x"}}]';
     end if;
-    select array_agg(x order by x.place) into xs from {schema}.starts_of(starts) x;
-    select x.* into wrong from unnest(xs) x
-     where x.name is null or not x.registered or json_typeof(x.input) not in ('object', 'array')
-        or x.cost < 0 or x.delay < interval '0' or x.expires <= interval '0' or x.timeout < interval '0'
-     order by x.place limit 1;
-    if found then
-        raise exception using
-            errcode = case when wrong.name is not null and not wrong.registered then 'DD004' else 'DD005' end,
-            message = case
-                when wrong.name is null then format('start %s has no name', wrong.place)
-                when not wrong.registered then
-                    format('no executor has registered a workflow named %L (start %s)',
-                           left(wrong.name, 200), wrong.place)
-                when json_typeof(wrong.input) not in ('object', 'array') then
-                    format('the input of start %s must be a JSON object (arguments by name) or an array', wrong.place)
-                else format('cost, delay, expires and timeout of start %s cannot be negative', wrong.place) end;
+    -- The cast refuses what views could not show as jsonb, such as NUL characters.
+    select array_agg(x order by x.place), bool_or(x.key is not null),
+           bool_or(x.at is not null or x.delay is not null or x.expires is not null or x.timeout is not null),
+           bool_or(x.name is null or not x.registered or json_typeof(x.input) not in ('object', 'array')
+                   or x.cost < 0 or x.delay < interval '0' or x.expires <= interval '0' or x.timeout < interval '0'
+                   or x.input::text like '%\\u%' and x.input::jsonb is null)
+      into xs, keyed, timed, wrong from {schema}.starts_of(starts) x;
+    if wrong then
+        perform {schema}.refuse_starts(xs);
     end if;
-    -- Refuses what views could not show as jsonb, such as NUL characters.
-    perform x.input::jsonb from unnest(xs) x where x.input::text like '%\\u%';
     for queued in select x.queue, count(*)::integer as many, bool_and(x.known_queue) as known
                     from unnest(xs) x group by 1 order by 1 loop
         perform {schema}.admit(queued.queue, queued.many, queued.known);
     end loop;
-    if exists (select from unnest(xs) x where x.key is not null) then
+    fresh := xs;
+    if keyed then
         holders := {schema}.take_keys(xs);
+        fresh := array(select x from unnest(xs) x where x.key is null or holders[x.place] = x.id order by x.place);
     end if;
-    -- "is true" keeps the planner from a join of all with all, where others are switched off.
-    with fresh as materialized (
-        select x.*, coalesce(x.at, created + x.delay) as due
-          from unnest(xs) x where x.key is null or holders[x.place] = x.id),
-    w as (
+    with w as (
         insert into {schema}.workflow (
             id, name, queue, partition, priority, max_attempts, key, created_at, deadline, expires_at, cost,
             attributes, input, status, epoch, attempt)
         select f.id, f.name, f.queue, f.partition, f.priority, f.max_attempts, f.key, created, created + f.timeout,
                created + f.expires, nullif(f.cost, 1), f.attributes, f.input, 'queued', 0, 1
-          from fresh f order by f.place
-        on conflict do nothing returning workflow.id),
-    begun as materialized (
-        select f.* from fresh f where (f.id in (select w.id from w)) is true),
-    later as (
+          from unnest(fresh) f order by f.place
+        on conflict do nothing returning workflow.id)
+    select array_agg(w.id) into begun from w;
+    if cardinality(begun) is distinct from cardinality(fresh) then  -- sent again: the rest is there
+        -- "is true" keeps the planner from a join of all with all, where others are switched off.
+        fresh := array(select f from unnest(fresh) f where (f.id in (select unnest(begun))) is true order by f.place);
+    end if;
+    if timed then
         insert into {schema}.wait (workflow_id, path, kind, due)
-        select f.id, '', 'start', f.due from begun f where f.due > created),
-    limited as (
-        insert into {schema}.wait (workflow_id, path, kind, due)
-        select f.id, '!', 'expiry', created + f.expires from begun f where f.expires is not null),
-    timed as (
-        insert into {schema}.wait (workflow_id, path, kind, due)
-        select f.id, '~', 'deadline', created + f.timeout from begun f where f.timeout is not null)
+        select f.id, t.path, t.kind::{schema}.wait_kind, t.due
+          from unnest(fresh) f
+         cross join lateral (values
+               ('', 'start', nullif(greatest(coalesce(f.at, created + f.delay), created), created)),
+               ('!', 'expiry', created + f.expires),
+               ('~', 'deadline', created + f.timeout)) as t(path, kind, due)
+         where t.due is not null;
+    end if;
     insert into {schema}.ready (queue, partition, rank, workflow_id, name)
     select f.queue, case when f.partition = '' then '' else {schema}.ticket_partition(f.queue, f.partition) end,
            2 * f.priority + 1, f.id, f.name
-      from begun f where f.due is null or f.due <= created order by f.place;
+      from unnest(fresh) f
+     where f.at is null and f.delay is null or coalesce(f.at, created + f.delay) <= created order by f.place;
     return query select x.place, coalesce(holders[x.place], x.id) from unnest(xs) x order by x.place;
 end $$;
 

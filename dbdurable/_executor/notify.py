@@ -137,8 +137,9 @@ class Notifier:
             return
         self._own()
         with self._changed:
-            self._queues.update(queues)
-            self._work()
+            if not self._queues.issuperset(queues):  # else it is about to be said
+                self._queues.update(queues)
+                self._work()
 
     def _work(self) -> None:
         if self._thread is not None and self._thread.is_alive():

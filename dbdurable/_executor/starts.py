@@ -35,12 +35,28 @@ def build_start(
     registered: bool = True,
 ) -> Start:
     """Everything about one start. Raises BadArgument naming what cannot be used."""
-    bound = definition.arguments.bind(args, kwargs)
-    input = definition.arguments.encode(bound)
-    key = options.get("key")
-    queue = options.get("queue", definition.queue)
-    queue_name = check_name(getattr(queue, "name", queue), "queue") if queue is not None else _queue(registered)
-    at = options.get("at")
+    queue = definition.queue or ("default" if registered else None)
+    start = Start(
+        id=_id(runtime, options, own_id),
+        name=definition.name,
+        input=definition.arguments.encode(definition.arguments.bind(args, kwargs)),
+        queue=queue,
+        timeout_s=definition.timeout_s if definition.kind == "workflow" else None,
+        max_attempts=definition.max_attempts if registered else None,
+        registered=registered,
+        known_queue=queue is None or runtime.registry.knows_queue(queue),
+    )
+    if options:  # most have none, and do not pay for them
+        _note_options(start, runtime, definition, options)
+    return start
+
+
+def _note_options(start: Start, runtime: Runtime, definition: Definition, options: Options) -> None:
+    """Checks what the caller has asked for, and notes it."""
+    queue, at, key, timeout = options.get("queue"), options.get("at"), options.get("key"), options.get("timeout")
+    if queue is not None:
+        start.queue = check_name(getattr(queue, "name", queue), "queue")
+        start.known_queue = runtime.registry.knows_queue(start.queue)
     if at is not None and not isinstance(at, datetime):
         raise BadArgument(f"at= takes an aware datetime, not {at!r:.100}")
     if at is not None and at.tzinfo is None:
@@ -52,29 +68,19 @@ def build_start(
             f"retry= goes with a call inside a workflow; for {definition.name}.start(...) it stands at the "
             "decorator, @durable.step(retry=...)"
         )
-    timeout = options.get("timeout")
-    timeout_s = duration_s(timeout, "timeout=") if timeout is not None else _workflow_timeout_s(definition)
-    return Start(
-        id=_id(runtime, options, own_id),
-        name=definition.name,
-        input=input,
-        key=check_key(key) if key is not None else None,
-        queue=queue_name,
-        priority=whole_number(options.get("priority", 0), "priority=", -PRIORITY_MAX, PRIORITY_MAX),
-        delay_s=duration_s(options["delay"], "delay=") if "delay" in options else None,
-        at=None if at is None else at - runtime.passed.total,  # a test's clock is ahead of the database's
-        expires_s=_expires_s(options["expires"]) if "expires" in options else None,
-        partition=_partition(options.get("partition", "")),
-        timeout_s=timeout_s,
-        attributes=_attributes(options.get("attributes")),
-        max_attempts=definition.max_attempts if registered else None,
-        registered=registered,
-        known_queue=queue_name is None or runtime.registry.knows_queue(queue_name),
-        cost=whole_number(options.get("cost", 1), "cost=", 0, LIMIT_MAX),
-        key_reuse=_key_reuse(options),
-        parent_close=_parent_close(options),
-        minted="id" not in options,
-    )
+    if timeout is not None:
+        start.timeout_s = duration_s(timeout, "timeout=")
+    start.key = check_key(key) if key is not None else None
+    start.priority = whole_number(options.get("priority", 0), "priority=", -PRIORITY_MAX, PRIORITY_MAX)
+    start.delay_s = duration_s(options["delay"], "delay=") if "delay" in options else None
+    start.at = None if at is None else at - runtime.passed.total  # a test's clock is ahead of the database's
+    start.expires_s = _expires_s(options["expires"]) if "expires" in options else None
+    start.partition = _partition(options.get("partition", ""))
+    start.attributes = _attributes(options.get("attributes"))
+    start.cost = whole_number(options.get("cost", 1), "cost=", 0, LIMIT_MAX)
+    start.key_reuse = _key_reuse(options)
+    start.parent_close = _parent_close(options)
+    start.minted = "id" not in options
 
 
 def refuse_start_options(options: Options, name: str, kind: str) -> None:
@@ -86,14 +92,6 @@ def refuse_start_options(options: Options, name: str, kind: str) -> None:
                 f"{name}.options({option}=...)(...) runs here and now: {option}= goes with start, "
                 f"`{name}.options({option}=...).start(...)`"
             )
-
-
-def _queue(registered: bool) -> str | None:
-    return "default" if registered else None
-
-
-def _workflow_timeout_s(definition: Definition) -> float | None:
-    return definition.timeout_s if definition.kind == "workflow" else None
 
 
 def _id(runtime: Runtime, options: Options, own_id: bool) -> Any:

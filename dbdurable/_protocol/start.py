@@ -61,7 +61,7 @@ CLAIM_WARNING_S = 5.0
 
 @dataclass(slots=True)
 class Start:
-    """Everything about one start; durations in seconds. Not changed once made (frozen, it would cost 2 us more)."""
+    """Everything about one start; durations in seconds. Not changed once built (frozen, it would cost 2 us more)."""
 
     id: UUID
     name: str
