@@ -189,6 +189,8 @@ class Notifier:
                     return queues, due
                 ahead = [start.due for start in self._uncommitted] + [self._send_at] * bool(self._queues)
                 if self._closing or not (self._changed.wait(min(ahead, default=now + IDLE_S) - now) or ahead):
+                    if self._queues or self._uncommitted:  # said at the very moment when the time was over
+                        continue
                     self._thread = None
                     return None
 

@@ -285,6 +285,28 @@ def test_the_thread_ends_when_idle_and_comes_back(
         assert raw.payloads() == ["default"]
 
 
+def test_what_is_said_at_the_moment_when_its_time_is_over_goes_out(
+    starter: Application, raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify_module, "IDLE_S", 0.05)
+    monkeypatch.setattr(notify_module, "INTERVAL_S", 0.0)
+    notifier = starter.durable._runtime.notifier
+    late = {"late"}
+
+    class Late(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            said = super().wait(timeout)
+            if not said:  # between the end of its time and its lock: somebody else had it
+                notifier._queues |= late
+                late.clear()
+            return said
+
+    notifier._changed = Late()
+    starter.double.start(0)
+    wait_until(lambda: notifier._thread is None, what="it ends")
+    assert (raw.payloads(), notifier._queues) == (["default", "late"], set())
+
+
 def test_an_executor_with_free_slots_tells_itself_alone(application: Application, raw: Raw) -> None:
     with application.by_hints_only(listening=False):
         assert application.double.start(21).result(LIMIT_S) == 42
