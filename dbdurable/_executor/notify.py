@@ -137,12 +137,16 @@ class Notifier:
             return
         self._own()
         with self._changed:
-            if not self._queues.issuperset(queues):  # else it is about to be said
+            if not (self._queues.issuperset(queues) and self._works):  # else it is about to be said
                 self._queues.update(queues)
                 self._work()
 
+    @property
+    def _works(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
     def _work(self) -> None:
-        if self._thread is not None and self._thread.is_alive():
+        if self._works:
             self._changed.notify()
             return
         thread = threading.Thread(target=self._run, name="dbdurable-notifier", daemon=True)

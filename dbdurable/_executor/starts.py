@@ -35,11 +35,12 @@ def build_start(
     registered: bool = True,
 ) -> Start:
     """Everything about one start. Raises BadArgument naming what cannot be used."""
+    input = definition.arguments.encode(definition.arguments.bind(args, kwargs))  # refused before it gets an id
     queue = definition.queue or ("default" if registered else None)
     start = Start(
         id=_id(runtime, options, own_id),
         name=definition.name,
-        input=definition.arguments.encode(definition.arguments.bind(args, kwargs)),
+        input=input,
         queue=queue,
         timeout_s=definition.timeout_s if definition.kind == "workflow" else None,
         max_attempts=definition.max_attempts if registered else None,

@@ -285,6 +285,17 @@ def test_the_thread_ends_when_idle_and_comes_back(
         assert raw.payloads() == ["default"]
 
 
+def test_a_thread_that_has_died_is_replaced_by_who_says_the_same_again(starter: Application, raw: Raw) -> None:
+    notifier, dead = starter.durable._runtime.notifier, threading.Thread(target=lambda: None)
+    dead.start()
+    dead.join()
+    notifier._thread, notifier._queues = dead, {"default"}
+    starter.double.start(0)
+    wait_until(lambda: not notifier._queues, what="it is said")
+    starter.durable.close()
+    assert raw.payloads() == ["default"]
+
+
 def test_what_is_said_at_the_moment_when_its_time_is_over_goes_out(
     starter: Application, raw: Raw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
