@@ -90,8 +90,9 @@ class Retry(NamedTuple):
     """When and how often a step that raised is called again; `retry=5` is short for `Retry(5)`.
 
     The n-th delay is `initial * factor ** (n - 1)`, at most `max_interval`, less up to `jitter` of itself
-    by chance. `max_attempts=None` never gives up. `on` selects what is worth a retry: classes, or a
-    function of the error; `non_retryable` wins over it.
+    by chance. `max_attempts=None` never gives up; any other is at most 32,767. `on` selects what is worth a
+    retry: classes, or a function of the error; `non_retryable` wins over it. A delay of more than a second
+    (`DBDURABLE_PARK_AFTER_S`) is a wait like a sleep: it holds no thread, and survives crashes with its count.
 
     Example:
         >>> Retry(5, initial=0.5, on=ConnectionError).max_attempts

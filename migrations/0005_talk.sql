@@ -134,7 +134,9 @@ comment on function {schema}.reject is 'Fails a promise: its result() raises Pro
 create view {schema}.waiting as
 select w.id, w.name, t.kind::text as kind, t.subject, t.due, t.path, t.created_at as since, w.key, w.queue
   from {schema}.wait t join {schema}.workflow w on w.id = t.workflow_id
- where w.status in ('waiting', 'queued', 'paused');
+ where w.status in ('waiting', 'queued', 'paused')
+   and (t.kind <> 'retry'
+        or not exists (select from {schema}.step s where s.workflow_id = t.workflow_id and s.path = t.path));
 
 comment on view {schema}.waiting is
-    'What workflows wait for: kind sleep, message (subject: the topic), event, result, start, retry';
+    'What workflows wait for: kind sleep, message (subject: the topic), event, result, start, retry (subject: why)';

@@ -57,3 +57,7 @@ progress_chars_max: Final = 1000
 # Time
 duration_s_max: Final = 100 * 366 * 86_400.0
 """About a hundred years; longer is a mistake of units."""
+
+# Attempts
+attempts_max: Final = 32_767
+"""What is counted of the attempts of one step: a smallint in its record. Whoever never gives up goes on uncounted."""

@@ -67,6 +67,10 @@ def as_retry(value: Retry | int | None) -> Retry:
     attempts: object = retry.max_attempts
     if attempts is not None and (isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1):
         raise BadConfiguration(f"retry: max_attempts must be at least 1, or None, got {shown(attempts)}")
+    if attempts is not None and attempts > limits.attempts_max:
+        raise BadConfiguration(
+            f"retry: max_attempts must be at most {limits.attempts_max:,}, or None for ever, got {attempts:,}"
+        )
     try:
         duration_s(retry.initial, "initial")
         duration_s(retry.max_interval, "max_interval")

@@ -11,14 +11,13 @@ from dbdurable._core.control import ConnectionLost, Diverged, Duplicate, Fenced,
 from dbdurable._core.failure import decode_failure, settle_failure
 from dbdurable._core.journal import LATE, Record
 from dbdurable._core.path import Line
-from dbdurable._core.retry import next_delay_s
 from dbdurable._protocol.effects import Appended, Flow, StepRecord, append, pause
 from dbdurable._protocol.frame import WorkflowFrame
 from dbdurable._protocol.limit import TIMED_OUT, Limit, first_over, mark_told, note_limits, told
-from dbdurable._protocol.ownership import check_lease, ensure_started, jitter, rerun_delay_s, resync, steadfast
+from dbdurable._protocol.ownership import check_lease, ensure_started, rerun_delay_s, resync, steadfast
 from dbdurable._sql.message import PUT_EVENT
 from dbdurable._sql.step import PLACE_RECORD, READ_STEP, RECORD_FENCED
-from dbdurable.errors import BadArgument, Cancelled, NotInTransaction, NotInWorkflow, WaitTimeout, WrongColour
+from dbdurable.errors import Cancelled, WaitTimeout
 from dbdurable.types import Retry
 
 WAITS = "the workflow waits: this attempt of its body is over"
@@ -26,7 +25,6 @@ UNNEEDED = "the workflow goes on without this branch"
 PROGRESS = "!progress"
 """The event that progress() sets; names of users never begin like that."""
 
-_MISTAKES = (BadArgument, NotInTransaction, NotInWorkflow, WrongColour)
 _LEFT = '{"type": "CancelledError", "module": "asyncio.exceptions", "message": "cancelled by the workflow itself"}'
 _CANCELLED = '{"type": "Cancelled", "module": "dbdurable.errors", "message": '
 
@@ -316,23 +314,7 @@ def record_failure(this: DurableCall, seq: int, attempts: int, elapsed_s: float,
     raise seen
 
 
-def nap(this: DurableCall, delay_s: float) -> Flow[None]:
-    """Waits before another attempt; what ends the call, or the attempt of its workflow, ends it early."""
-
-    def over() -> bool:
-        return this.left or (this.frame.interrupt is not None and this.in_flight is not None)
-
-    yield from pause(delay_s, over=over)
-
-
 def read_record(this: DurableCall) -> Flow[Record | None]:
     """The record at this call's path, as the database has it now."""
     rows = yield from steadfast(READ_STEP, this.frame.id, this.path, frame=this.frame)
     return Record(*rows[0]) if rows else None
-
-
-def retry_delay_s(this: DurableCall, attempt: int, error: Exception) -> float | None:
-    """When to call the function again; never for errors that only another text of the program mends."""
-    if isinstance(error, _MISTAKES):
-        return None
-    return next_delay_s(this.retry, attempt, error, jitter)

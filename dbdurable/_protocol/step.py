@@ -12,29 +12,26 @@ from dbdurable._protocol.call import (
     adopt,
     appended,
     fenced,
-    may_begin,
-    nap,
     new_record,
     recall,
     replayed,
-    retry_delay_s,
     time_out,
 )
 from dbdurable._protocol.effects import Flow, call
 from dbdurable._protocol.limit import call_timeout_s, first_over
 from dbdurable._protocol.ownership import ensure_started, resync
-from dbdurable._protocol.undo import complain
+from dbdurable._protocol.retry import again_after, attempts_before, next_attempt, wait_for_next
 from dbdurable.errors import StepTimeout
 
 
 def step(this: DurableCall) -> Flow[Any]:
     """A call with outside effects: at least once, then its outcome is a row."""
     record = yield from recall(this)
-    if record is not None:
-        return replayed(this, record)
     attempt, begun = 0, monotonic()
-    while True:
-        attempt += 1
+    if record is None and this.frame.kept:
+        attempt, record = yield from attempts_before(this)
+    while record is None:
+        attempt = next_attempt(attempt)
         yield from ensure_started(this.frame)
         try:
             value = yield from call(lambda n=attempt: this.run(n), call_timeout_s(this), this.name, this.in_flight)  # type: ignore[misc]
@@ -45,16 +42,13 @@ def step(this: DurableCall) -> Flow[Any]:
             limit = first_over(this) if isinstance(error, StepTimeout) else None
             if limit is not None:
                 return replayed(this, (yield from time_out(this, limit)))
-            delay_s = retry_delay_s(this, attempt, error)
-            if delay_s is None:
+            again = again_after(this, attempt, error)
+            if again is None:
                 return (yield from record_outcome(this, attempt, monotonic() - begun, error=error))
-            yield from complain(this, attempt, error, delay_s)
-            yield from nap(this, delay_s)
-            record = yield from may_begin(this)
-            if record is not None:
-                return replayed(this, record)
-            continue
-        return (yield from record_outcome(this, attempt, monotonic() - begun, text=text, value=value))
+        else:
+            return (yield from record_outcome(this, attempt, monotonic() - begun, text=text, value=value))
+        record = yield from wait_for_next(this, again)
+    return replayed(this, record)
 
 
 def record_outcome(

@@ -16,22 +16,19 @@ from dbdurable._protocol.call import (
     adopt,
     deliver_cancel,
     goes_on,
-    may_begin,
-    nap,
     placed,
     read_record,
     recall,
     record_failure,
     replayed,
-    retry_delay_s,
     time_out,
 )
 from dbdurable._protocol.effects import Begin, Call, Commit, Flow, Note, Query, rollback
 from dbdurable._protocol.frame import WorkflowFrame
 from dbdurable._protocol.limit import call_timeout_s, first_over
 from dbdurable._protocol.message import announce
-from dbdurable._protocol.ownership import persist, rerun_delay_s
-from dbdurable._protocol.undo import complain
+from dbdurable._protocol.ownership import persist
+from dbdurable._protocol.retry import again_after, attempts_before, next_attempt, wait_for_next, wait_for_rerun
 from dbdurable._sql import step as sql
 from dbdurable._sql.message import PUT_EVENT
 from dbdurable.errors import StepTimeout
@@ -42,13 +39,12 @@ RERUNS_MAX = 50
 
 def transaction(this: DurableCall) -> Flow[Any]:
     """A call whose writes and whose record commit together: exactly once."""
-    known = yield from recall(this)
-    if known is not None:
-        return replayed(this, known)
-    frame = this.frame
-    attempt, reruns, begun = 1, 0, monotonic()
-    while True:
-        delay_s: float | None = None
+    frame, known = this.frame, (yield from recall(this))
+    attempts, reruns, begun = 0, 0, monotonic()
+    if known is None and frame.kept:
+        attempts, known = yield from attempts_before(this)
+    while known is None:
+        attempt, again = next_attempt(attempts), None
         try:
             note = Note(this.path, frame.lease.mark)
             handle = yield Begin(this.source, this.isolation, this.row_factory, note, this.name)
@@ -90,21 +86,18 @@ def transaction(this: DurableCall) -> Flow[Any]:
             if limit is not None:
                 return replayed(this, (yield from time_out(this, limit)))
             if isinstance(error, StepTimeout) or (alive and not is_transient(error)) or reruns >= RERUNS_MAX:
-                delay_s = retry_delay_s(this, attempt, error)
-                if delay_s is None:
+                again = again_after(this, attempt, error)
+                if again is None:
                     seq = frame.next_seq(this)
                     return (yield from record_failure(this, seq, attempt, monotonic() - begun, error))
-                yield from complain(this, attempt, error, delay_s)
-                attempt += 1
-        if delay_s is None:
-            # Nothing was committed and nothing is the step's fault: run the body again, no attempt charged.
-            reruns += 1
-            delay_s = rerun_delay_s(reruns)
         this.give_up_seq()
-        yield from nap(this, delay_s)
-        known = yield from may_begin(this)
-        if known is not None:
-            return replayed(this, known)
+        if again is not None:
+            attempts = again.attempts
+            known = yield from wait_for_next(this, again)
+        else:  # nothing was committed and nothing is the step's fault
+            reruns += 1
+            known = yield from wait_for_rerun(this, reruns)
+    return replayed(this, known)
 
 
 def _rides_along(frame: WorkflowFrame) -> list[Query]:

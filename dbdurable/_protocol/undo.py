@@ -6,7 +6,6 @@ import asyncio
 import logging
 
 from dbdurable._core.control import Lost, Unwind
-from dbdurable._core.failure import mask
 from dbdurable._protocol.call import DurableCall
 from dbdurable._protocol.effects import Flow
 from dbdurable._protocol.frame import WorkflowFrame
@@ -34,12 +33,9 @@ def is_failure(frame: WorkflowFrame, error: BaseException, whole_body: bool = Fa
     return not whole_body and frame.root is not None and not frame.root.cancelling()
 
 
-def complain(this: DurableCall, attempt: int, error: Exception, delay_s: float) -> Flow[None]:
+def note_undo(this: DurableCall, attempts: int, reason: str, delay_s: float) -> Flow[None]:
     """A compensation has failed and will be tried again: in the log, and in the views until it works."""
-    if this.undoes is None:
-        return
     frame = this.frame
-    reason = mask(f"{this.undoes} failed {attempt} times, last with {type(error).__name__}: {error}")[:1000]
-    level = logging.WARNING if attempt < ERROR_FROM else logging.ERROR
+    level = logging.WARNING if attempts < ERROR_FROM else logging.ERROR
     logger.log(level, "workflow %s %s: %s; next try in %.0f s", frame.name, frame.id, reason, delay_s)
-    yield from steadfast(NOTE_UNDO, frame.id, frame.lease.executor_id, frame.epoch, reason, frame=frame)
+    yield from steadfast(NOTE_UNDO, frame.id, frame.lease.executor_id, frame.epoch, reason[:1000], frame=frame)

@@ -29,8 +29,11 @@ SHOW_JSON: Final = Statement(
                v.progress,
                v.error_type, v.error_message, w.error ->> 'traceback' as error_traceback,
                array(select to_json(x) from (
-                        select path, kind, subject, due from {schema}.wait
-                         where workflow_id = v.id order by due, path) x) as waits,
+                        select path, kind, subject, due from {schema}.wait t
+                         where workflow_id = v.id
+                           and (kind <> 'retry' or not exists (
+                                select from {schema}.step s where s.workflow_id = v.id and s.path = t.path))
+                         order by due, path) x) as waits,
                extract(epoch from clock_timestamp() - v.created_at)::float8 as age_s
           from {schema}.workflows v join {schema}.workflow w on w.id = v.id
          where v.id = $1::uuid) q

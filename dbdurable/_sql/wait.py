@@ -7,12 +7,22 @@ from typing import Final
 from dbdurable._sql.parts import WAKE, fence, given, record, with_parts
 from dbdurable._sql.statement import Statement
 
+_RENEW: Final = """
+        on conflict (workflow_id, path) do update
+           set rung = false, attempts = excluded.attempts,
+               subject = case when excluded.subject <> '' then excluded.subject else t.subject end,
+               due = case when excluded.kind = 'retry' then excluded.due else t.due end
+         where t.rung or excluded.kind = 'retry'"""
+"""Of a wait t that is there already: it may have rung while the workflow ran, its ticket be gone, and rings again.
+
+It keeps its deadline. Only until a call is made again it waits anew after each attempt that fails.
+"""
+
 PARK: Final = Statement(
     "park",
     # The attempt has left its frame. Keeps executor_id and epoch, so that the same statement sent again after
-    # a lost answer knows itself. A wait that is there already keeps its deadline, and may ring again: it may
-    # have rung while the workflow ran, and its ticket be gone. One that nothing waits for any more (it lost a
-    # race) goes. What was held of the queue's limits is given back.
+    # a lost answer knows itself. A wait that nothing waits for any more (it lost a race, or its call goes on) goes.
+    # What was held of the queue's limits is given back.
     with_parts(
         """
     with w as (
@@ -29,10 +39,11 @@ PARK: Final = Statement(
                coalesce(x.due, clock_timestamp() + make_interval(secs => x.left_s)), x.attempts
           from w, unnest($6::text[], $7::text[], $8::text[], $9::float8[], $10::timestamptz[], $11::smallint[])
                as x(path, kind, subject, left_s, due, attempts)
-        on conflict (workflow_id, path) do update set rung = false where t.rung)
+        {renew})
     select id from w
     """,
         given=given("$4", "$5"),
+        renew=_RENEW,
     ),
 )
 
@@ -40,7 +51,8 @@ PARK_MANY: Final = Statement(
     "park_many",
     # Of several workflows that hold nothing of a limit, as PARK; each with its waits as a JSON list. Rows that somebody
     # holds are left out: they are parked alone, where waiting keeps nobody else.
-    """
+    with_parts(
+        """
     with k as materialized (
         select x.id, x.waits::json as waits
           from unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[]) as x(id, executor_id, epoch, waits)
@@ -60,9 +72,11 @@ PARK_MANY: Final = Statement(
                coalesce(x.due, clock_timestamp() + make_interval(secs => x.left_s)), x.attempts
           from k cross join lateral json_to_recordset(k.waits)
                as x(path text, kind text, subject text, left_s float8, due timestamptz, attempts smallint)
-        on conflict (workflow_id, path) do update set rung = false where t.rung)
+        {renew})
     select id from u
     """,
+        renew=_RENEW,
+    ),
 )
 
 ARRIVED: Final = """
@@ -108,14 +122,17 @@ LOOK_MANY: Final = Statement(
 KEEP_WAIT: Final = Statement(
     "keep_wait",
     # A wait that cannot park yet, because something else of its workflow goes on: its deadline outlives a crash.
-    """
-    insert into {schema}.wait (workflow_id, path, kind, subject, due, attempts)
+    with_parts(
+        """
+    insert into {schema}.wait as t (workflow_id, path, kind, subject, due, attempts)
     select w.id, $4::text, $5::text::{schema}.wait_kind, $6::text,
            coalesce($8::timestamptz, clock_timestamp() + make_interval(secs => $7::float8)), $9::smallint
       from {schema}.workflow w
      where w.id = $1::uuid and w.executor_id = $2::uuid and w.epoch = $3::int and w.status = 'running'
-    on conflict do nothing
+        {renew}
     """,
+        renew=_RENEW,
+    ),
 )
 
 NOTE_LIMIT: Final = Statement(

@@ -63,8 +63,8 @@ def worker(
     stops = _on_signals(screen)
     executor = durable.executor(queues=queue or None, threads=threads, tasks=tasks)
     with status_line(screen, executor) as line:
+        _spare_the_collector()  # before it claims: what runs then may become garbage
         executor.open()
-        _spare_the_collector()
         if line is not None:
             line.is_open = True
         _say_started(executor)

@@ -84,8 +84,9 @@ class Harness:
 
         It goes from one due time to the next, and at each of them waits until nothing more happens by itself. So
         what began to wait on the way is due in its turn: `advance(days=90)` sees a workflow through three sleeps
-        of 30 days. Sleeps, timeouts, deadlines, delayed starts, `expires=` and `dbdurable.now()` know of it; the times
-        in the journal, retries of steps and rate limits go by the real clock.
+        of 30 days. Sleeps, timeouts, deadlines, delayed starts, `expires=`, `dbdurable.now()` and steps that are to be
+        tried again more than a second later know of it; the times in the journal, shorter pauses between attempts and
+        rate limits go by the real clock.
 
         Raises:
             NotRunning: No executor of `run` is open.

@@ -267,6 +267,7 @@ def test_bad_decorator_arguments(durable: Durable):
         ("retry= takes a number of attempts or a Retry", lambda: durable.step(retry="5")),
         ("max_attempts must be at least 1", lambda: durable.step(retry=0)),
         ("max_attempts must be at least 1", lambda: durable.step(retry=Retry(-3))),
+        ("max_attempts must be at most 32,767, or None for ever", lambda: durable.step(retry=Retry(32_768))),
         ("retry", lambda: durable.step(retry=Retry(initial=-1))),
         ("retry", lambda: durable.step(retry=Retry(on="ConnectionError"))),  # type: ignore[arg-type]
         ("timeout= must not be negative", lambda: durable.step(timeout=-1)),

@@ -20,12 +20,13 @@ def kill_at(
     wanted: int | None,
     mutant: str | None = None,
     patience_s: float = 30.0,
+    name: str | None = None,
 ) -> tuple[list[Point], list[Point]]:
-    """Kills a process at each point; another one takes over all of them. Points tried, and all there are."""
+    """Kills a process at each point (of that name); another takes over all of them. Points tried, and all there are."""
     golden = run(Job(url, program, runs=("golden",), idle=True, mutant=mutant))
     assert golden.exitcode == 0, golden.error
     expected = traces(connection, "golden")
-    every = of_programs(golden.points)
+    every = [at for at in of_programs(golden.points) if name in (None, at.name)]
     chosen = sample(every, wanted, program)
 
     victims = inject(Job(url, program, idle=True, mutant=mutant), chosen, "kill")

@@ -25,7 +25,8 @@ COMMIT = last("before record_in_transaction + commit")
 
 
 def kill(url: str, connection: Connection, mutant: str | None) -> None:
-    kill_at(url, connection, "transactions", wanted=None, mutant=mutant)
+    # Only there: a victim may also take over what another one left, and be killed in that.
+    kill_at(url, connection, "transactions", wanted=None, mutant=mutant, name="between commit and record")
 
 
 def kill_without_patience(url: str, connection: Connection, mutant: str | None) -> None:

@@ -261,6 +261,57 @@ async def anaps(run: str) -> list[Any]:
     ]
 
 
+LATER = Retry(3, initial=0.15, factor=1, jitter=0)
+"""Long enough to be parked."""
+
+
+@durable.step(retry=LATER)
+def call_thrice(run: str) -> int:
+    outside(run, "thrice")
+    return _third_time_lucky()
+
+
+@durable.step(retry=LATER)
+async def acall_thrice(run: str) -> int:
+    outside(run, "thrice")
+    return _third_time_lucky()
+
+
+@durable.transaction(retry=LATER)
+def write_thrice(tx: Connection, run: str, what: str) -> int:
+    tx.execute("insert into effect values (%s, %s, 4)", [run, what])
+    return _third_time_lucky()
+
+
+@durable.transaction(retry=LATER)
+async def awrite_thrice(tx: AsyncConnection, run: str, what: str) -> int:
+    await tx.execute("insert into effect values (%s, %s, 4)", [run, what])
+    return _third_time_lucky()
+
+
+def _third_time_lucky() -> int:
+    if current_step().attempt < 3:
+        raise Refused("not yet")
+    return current_step().attempt
+
+
+@durable.workflow
+def retries(run: str) -> list[int]:
+    thrice = [call_thrice(run), write_thrice(run, "alone")]
+    with contextlib.suppress(Refused), saga() as undone:
+        undone.undo(write_thrice, run, "undone")
+        raise Refused("on purpose")
+    return [*thrice, write(run, "after", 1)]
+
+
+@durable.workflow
+async def aretries(run: str) -> list[int]:
+    return [
+        *await asyncio.gather(acall_thrice(run), awrite_thrice(run, "branch"), awrite(run, "at once", 1)),
+        await awrite(run, "after", 2),
+    ]
+
+
 @durable.transaction
 def tell(tx: Connection, run: str, me: str) -> None:
     tx.execute("insert into effect values (%s, 'told', 2)", [run])

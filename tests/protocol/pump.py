@@ -244,6 +244,7 @@ class World:
     epoch: int = 3
     interrupt: str | None = None
     now: float = 1000.0
+    park_after_s: float = 100.0
 
     def __post_init__(self) -> None:
         self.lease = Lease(ME, TTL_S, lambda: self.now)
@@ -257,6 +258,7 @@ class World:
             journal=Journal(self.records),
             is_async=False,
             interrupt=self.interrupt,
+            park_after_s=self.park_after_s,
         )
 
     def defer_start(self) -> None:

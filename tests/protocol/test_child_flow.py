@@ -200,7 +200,7 @@ def test_looks_grow_rarer() -> None:
 
 
 def test_what_takes_longer_is_left_and_noted() -> None:
-    world = World()
+    world = World(park_after_s=1.0)
 
     def much_later() -> None:
         world.now += world.frame.park_after_s
