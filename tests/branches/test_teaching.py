@@ -94,6 +94,7 @@ def test_what_is_no_call(make: Callable[[Any, Any], Any], message: str, durable:
     assert re.search(pattern, inside(durable, lambda: make(charge, acharge)))
 
 
+@pytest.mark.filterwarnings("ignore:coroutine 'charge' was never awaited")  # as the body does it in the set
 def test_colours(durable: Durable) -> None:
     @durable.step
     def charge(n: int) -> int:

@@ -24,7 +24,8 @@ Texts = dict[Statement, str]
 Actor = Iterator[None]
 """Each `next` is one thing that it does; another actor's may come in between."""
 
-WAIT_OF = {"message": "topic", "event": "{source}:it", "sleep": ""}
+WAIT_OF = {"message": "topic", "event": "{source}:it", "sleep": "", "retry": "why"}
+TIMED = ("sleep", "retry")
 
 
 def texts() -> Texts:
@@ -76,7 +77,7 @@ class World:
         chance = random.Random(f"{kind} {seed}")
         self.id, self.source, self.kind, self.done = uuid4(), uuid4(), kind, False
         self._begin()
-        ending = {"message": self._send, "event": self._set_event, "sleep": self._nothing}[kind]
+        ending = {"message": self._send, "event": self._set_event, "sleep": self._nothing, "retry": self._nothing}[kind]
         actors: dict[str, Actor] = {
             "waiter": self._wait(),
             "ending": ending(),
@@ -102,9 +103,10 @@ class World:
                 " values (%s, %s, 'default', '', 0, 20, now(), '{}', 'running', 1, %s, 1, now())",
                 [id, name, self.executor],
             )
-        if self.kind == "sleep":  # it has waited before, and the time is over about now
+        if self.kind in TIMED:  # it has waited before, and the time is over about now
             connection.execute(
-                "insert into dbdurable.wait (workflow_id, path, kind, due) values (%s, '1', 'sleep', now())", [self.id]
+                "insert into dbdurable.wait (workflow_id, path, kind, due, attempts) values (%s, '1', %s, now(), 1)",
+                [self.id, self.kind],
             )
         connection.commit()
         self.epoch: int | None = 1
@@ -112,10 +114,13 @@ class World:
     # -- the actors ------------------------------------------------------------------------------------
 
     def _wait(self) -> Actor:
-        """While it runs: looks, parks, looks once more. A sleeper parks without a look: its time was not over yet."""
+        """While it runs: looks, parks, looks once more.
+
+        A sleeper parks without a look: its time was not over yet. A step that is tried again has failed again.
+        """
         if self.epoch is None or self.done:
             return
-        if self.woken_now() or self.kind != "sleep":
+        if self.woken_now() or self.kind not in TIMED:
             found = self._found()
             self.commit("waiter")
             if found:
@@ -143,7 +148,8 @@ class World:
     def _park(self) -> None:
         subject = WAIT_OF[self.kind].format(source=self.source)
         owner = (self.id, self.executor, self.epoch, None, None)
-        rows = self.run("waiter", wait.PARK, *owner, ["1"], [self.kind], [subject], [None], [None], [0])
+        left_s, attempts = (0.0, 2) if self.kind == "retry" else (None, 0)
+        rows = self.run("waiter", wait.PARK, *owner, ["1"], [self.kind], [subject], [left_s], [None], [attempts])
         assert rows, "not parked"
 
     def _send(self) -> Actor:

@@ -10,7 +10,7 @@ import pytest
 from dbdurable._sql import message, wait
 from tests.waiting.interleave import World, lost, replace
 
-KINDS = ["message", "event", "sleep"]
+KINDS = ["message", "event", "sleep", "retry"]
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def with_the_read_before_the_commit(world: World) -> None:
 
 def without_another_ring(world: World) -> None:
     """A wait rings once in its life: parking again does not set it, and nobody looks whether it is over."""
-    replace(world, wait.PARK, "do update set rung = false where t.rung", "do nothing")
+    replace(world, wait.PARK, "set rung = false,", "set rung = t.rung,")
     replace(world, wait.LOOK, "t.due <= clock_timestamp()", "false")
 
 
@@ -67,6 +67,7 @@ def without_another_ring(world: World) -> None:
         ("event", without_the_look),
         ("event", with_the_read_before_the_commit),
         ("sleep", without_another_ring),
+        ("retry", without_another_ring),
     ],
 )
 def test_each_rule_is_needed(world: World, kind: str, mutant: Callable[[World], None]) -> None:
