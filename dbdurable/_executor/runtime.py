@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from dbdurable._core.clock import Passed
@@ -22,9 +23,10 @@ from dbdurable._io.connect import Whereabouts
 from dbdurable._io.database import Database
 from dbdurable._io.drive import SyncDriver
 from dbdurable._io.drive_async import AsyncDriver
+from dbdurable._io.rest import run_elsewhere
 from dbdurable._io.source import PsycopgSource, Source
 from dbdurable._protocol.call import DurableCall
-from dbdurable._protocol.effects import Flow
+from dbdurable._protocol.effects import Effect, Flow
 from dbdurable._protocol.frame import WorkflowFrame, current
 from dbdurable.errors import BadConfiguration, Cancelled, NotRunning, WrongColour
 from dbdurable.settings import Settings, load_settings
@@ -264,21 +266,26 @@ class Runtime:
 
     async def _adrive(self, flow: Flow[R], own_async: bool | None = None) -> R:
         if own_async is False:
-            executor = self.executor
+            executor, driver = self.executor, self._driver()
             pool = executor.step_threads if executor is not None else None
-            return await run_in_thread(pool, lambda: self._driver().run(flow))
+            return await run_elsewhere(flow, lambda asked: run_in_thread(pool, lambda: driver.run(flow, asked=asked)))
         if own_async and (loop := self._user_loop()) is not asyncio.get_running_loop():
-            future = asyncio.run_coroutine_threadsafe(_carried(self._adriver().run(flow)), loop)
-            return _taken(await asyncio.wrap_future(future))
+            return await run_elsewhere(flow, partial(self._run_on, loop, self._adriver(rests=False), flow))
         return await self._adriver().run(flow)
+
+    async def _run_on(
+        self, loop: asyncio.AbstractEventLoop, driver: AsyncDriver, flow: Flow[R], asked: Effect | None
+    ) -> R:
+        future = asyncio.run_coroutine_threadsafe(_carried(driver.run(flow, asked=asked)), loop)
+        return _taken(await asyncio.wrap_future(future))
 
     def _driver(self) -> SyncDriver:
         executor = self.executor
         return SyncDriver(self.database, executor.stopping if executor else None)
 
-    def _adriver(self) -> AsyncDriver:
+    def _adriver(self, rests: bool = True) -> AsyncDriver:
         executor = self.executor
-        return AsyncDriver(self.database, executor.stopping if executor else None)
+        return AsyncDriver(self.database, executor.stopping if executor else None, rests=rests)
 
     def _user_loop(self) -> asyncio.AbstractEventLoop:
         executor = self.executor

@@ -17,6 +17,7 @@ import psycopg
 from dbdurable._io.database import Database
 from dbdurable._io.faults import drop_read_only, raise_meaning
 from dbdurable._io.flight import fly
+from dbdurable._io.rest import Away
 from dbdurable._io.riders import Riders
 from dbdurable._io.seam import Reached, point_of
 from dbdurable._io.source import SyncUnit
@@ -33,6 +34,7 @@ from dbdurable._protocol.effects import (
     Flow,
     Pause,
     Query,
+    Rest,
     Rollback,
     Row,
 )
@@ -72,7 +74,7 @@ class SyncDriver:
         """Drives `flow` to its end: what it returns or raises.
 
         `leave` takes it over from the first statement on that ends an attempt; the answer is `LEFT` then. `asked`: it
-        was begun already, and this is what it has asked for.
+        was begun already, and this is what it has asked for. A rest is left to `run_elsewhere`.
         """
         try:
             effect = asked or next(flow)
@@ -86,6 +88,8 @@ class SyncDriver:
                     error = UserStopIteration("StopIteration was raised by user code")
                     error.__cause__ = stop
                     effect = flow.throw(error)
+                except Away as away:
+                    return away.effect  # type: ignore[return-value]
                 except BaseException as error:
                     effect = flow.throw(error)
                 else:
@@ -197,6 +201,9 @@ class SyncDriver:
                 time.sleep(min(left_s, STOP_LOOK_S))  # shorter, but a wait: the database may be away
                 return
 
+    def _rest(self, effect: Rest) -> None:
+        raise Away(effect)
+
 
 def sync_riders(database: Database) -> Riders:
     """Where the threads of this process share their commits."""
@@ -254,4 +261,5 @@ _SYNC: dict[type, Any] = {
     Rollback: SyncDriver._rollback,
     Append: SyncDriver._append,
     Pause: SyncDriver._pause,
+    Rest: SyncDriver._rest,
 }

@@ -17,6 +17,7 @@ from dbdurable._io.database import Database
 from dbdurable._io.drive import STOP_LOOK_S, UserStopIteration, append_params, appended
 from dbdurable._io.faults import drop_read_only, raise_meaning
 from dbdurable._io.flight import fly
+from dbdurable._io.rest import Away
 from dbdurable._io.riders import AsyncRiders
 from dbdurable._io.seam import Reached, point_of
 from dbdurable._io.source import AsyncUnit
@@ -48,19 +49,23 @@ R = TypeVar("R")
 class AsyncDriver:
     """Runs protocols for `async def` code, on the running loop."""
 
-    __slots__ = ("_database", "_rides", "_stopping", "_unit")
+    __slots__ = ("_database", "_rests", "_rides", "_stopping", "_unit")
 
-    def __init__(self, database: Database, stopping: threading.Event | None = None, rides: bool = True) -> None:
+    def __init__(
+        self, database: Database, stopping: threading.Event | None = None, rides: bool = True, rests: bool = True
+    ) -> None:
         self._database = database
         self._stopping = stopping
         self._rides = rides
+        self._rests = rests
         self._unit: AsyncUnit | None = None
 
     async def run(self, flow: Flow[R], leave: Callable[[Query], None] | None = None, asked: Effect | None = None) -> R:
         """Drives `flow` to its end: what it returns or raises.
 
         `leave` takes it over from the first statement on that ends an attempt; the answer is `LEFT` then. `asked`: it
-        was begun already, and this is what it has asked for.
+        was begun already, and this is what it has asked for. Where it is not on the body's loop, a rest is left to
+        `run_elsewhere`.
         """
         try:
             effect = asked or next(flow)
@@ -74,6 +79,8 @@ class AsyncDriver:
                     error = UserStopIteration("StopIteration was raised by user code")
                     error.__cause__ = stop
                     effect = flow.throw(error)
+                except Away as away:
+                    return away.effect  # type: ignore[return-value]
                 except GeneratorExit:  # nothing can be awaited any more: recovery goes on with it
                     self._unit = None
                     raise
@@ -207,6 +214,8 @@ class AsyncDriver:
             await asyncio.sleep(left_s if self._stopping is None else min(left_s, STOP_LOOK_S))
 
     async def _rest(self, effect: Rest) -> None:
+        if not self._rests:
+            raise Away(effect)
         await effect.watch.rest(effect.delay_s)
 
 

@@ -39,8 +39,8 @@ RERUNS_MAX = 50
 
 def transaction(this: DurableCall) -> Flow[Any]:
     """A call whose writes and whose record commit together: exactly once."""
-    frame, known = this.frame, (yield from recall(this))
-    attempts, reruns, begun = 0, 0, monotonic()
+    known = yield from recall(this)
+    frame, attempts, reruns, begun = this.frame, 0, 0, monotonic()
     if known is None and frame.kept:
         attempts, known = yield from attempts_before(this)
     while known is None:

@@ -308,7 +308,7 @@ def retries(run: str) -> list[int]:
 async def aretries(run: str) -> list[int]:
     return [
         *await asyncio.gather(acall_thrice(run), awrite_thrice(run, "branch"), awrite(run, "at once", 1)),
-        await awrite(run, "after", 2),
+        await call_thrice.aio(run),
     ]
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from dbdurable import Durable, Retry, RetryAfter, aio, current_step, race, recv, saga, sleep
+from dbdurable import Durable, Retry, RetryAfter, aio, current_step, race, recv, saga, sleep, timeout
 from dbdurable._sql.inspect import SHOW_JSON
-from dbdurable.errors import Cancelled, WorkflowCancelled
+from dbdurable.errors import Cancelled, WaitTimeout, WorkflowCancelled
 from dbdurable.testing import Harness
 from tests.support.wait import wait_until
 from tests.waiting.conftest import Connection, Parked, make_due
@@ -82,15 +82,39 @@ def orders(durable: Durable, gateway: Gateway) -> dict[str, Any]:
     async def async_transaction() -> str:
         return await asave()
 
+    @durable.workflow
+    async def adef() -> str:
+        return await charge.aio()
+
+    @durable.workflow
+    async def adef_transaction() -> str:
+        return await save.aio()
+
+    @durable.workflow
+    def defa() -> str:
+        return acharge.sync()
+
+    @durable.workflow
+    def defa_transaction() -> str:
+        return asave.sync()
+
     return {
+        "def step in async body": adef.sync, "def transaction in async body": adef_transaction.sync,
+        "async step in def body": defa, "async transaction in def body": defa_transaction,
         "step": step_, "async step": async_step.sync, "transaction": transaction,
         "async transaction": async_transaction.sync, "step alone": charge, "transaction alone": save,
+        "async step alone": acharge.sync,
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "kind", ["step", "async step", "transaction", "async transaction", "step alone", "transaction alone"]
-)
+    "kind",
+    [
+        "step", "async step", "transaction", "async transaction", "step alone", "async step alone", "transaction alone",
+        "def step in async body", "async step in def body", "def transaction in async body",
+        "async transaction in def body",
+    ],
+)  # fmt: skip
 def test_it_holds_nothing_and_goes_on_counting(
     durable: Durable, connection: Connection, parked: Parked, kind: str
 ) -> None:
@@ -112,6 +136,22 @@ def test_it_holds_nothing_and_goes_on_counting(
     assert [(step.attempts, step.error) for step in handle.steps()] == [(3, None)]
     assert connection.execute("select count(*) from dbdurable.wait").fetchone() == (0,)
     assert connection.execute("select count(*) from paid").fetchone() == (int("transaction" in kind),)
+
+
+@pytest.mark.parametrize("kind", ["async step", "def step in async body"])
+async def test_called_from_another_loop(durable: Durable, connection: Connection, parked: Parked, kind: str) -> None:
+    gateway = Gateway(failures=1)
+    order = orders(durable, gateway)[kind]
+    executor = durable.executor()
+    await asyncio.to_thread(executor.open)  # its own loop, while the body runs on this one
+    called = asyncio.create_task(order.aio())
+    await asyncio.to_thread(made, gateway, 1)
+    (id,) = await asyncio.to_thread(lambda: connection.execute("select id from dbdurable.workflow").fetchone() or ())
+    assert [wait[1] for wait in await asyncio.to_thread(parked, order.handle(id=id))] == ["retry"]
+    make_due(connection, id)
+    assert await called == "paid"
+    await asyncio.to_thread(executor.close)
+    assert gateway.attempts == [1, 2]
 
 
 def test_the_last_error_is_recorded_whoever_made_the_attempts(
@@ -237,6 +277,37 @@ def test_a_cancel_ends_it(durable: Durable, parked: Parked) -> None:
     assert (gateway.attempts, seen) == ([1], ["changed my mind"])
 
 
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_the_time_of_a_block_ends_it(durable: Durable, parked: Parked, is_async: bool) -> None:
+    gateway = Gateway(failures=99)
+
+    @durable.step(retry=HOURLY)
+    def charge() -> str:
+        return gateway.charge()
+
+    @durable.workflow
+    def order() -> str:
+        try:
+            with timeout(0.3):
+                return charge()
+        except WaitTimeout:
+            return "by hand"
+
+    @durable.workflow
+    async def aorder() -> str:
+        try:
+            with timeout(0.3):
+                return await charge.aio()
+        except WaitTimeout:
+            return "by hand"
+
+    with durable.executor():
+        handle = aorder.sync.start() if is_async else order.start()
+        assert handle.result(timeout=20) == "by hand"
+    assert gateway.attempts == [1]
+    assert [(step.name, step.error is None) for step in handle.steps()][-1] == ("charge", False)
+
+
 def test_pause_stops_its_clock(durable: Durable, connection: Connection, parked: Parked) -> None:
     gateway = Gateway(failures=1)
     order = orders(durable, gateway)["step"]
@@ -252,11 +323,18 @@ def test_pause_stops_its_clock(durable: Durable, connection: Connection, parked:
         assert handle.result(timeout=20) == "paid"
 
 
-async def test_other_branches_go_on_meanwhile(durable: Durable, connection: Connection, parked: Parked) -> None:
+@pytest.mark.parametrize("colour", ["def", "async def"])
+async def test_other_branches_go_on_meanwhile(
+    durable: Durable, connection: Connection, parked: Parked, colour: str
+) -> None:
     gateway, go_on, ran = Gateway(failures=2), asyncio.Event(), []
 
-    @durable.step(retry=Retry(5, initial=3600, jitter=0, max_interval=3600))
-    async def charge() -> str:
+    @durable.step(retry=HOURLY)
+    def charge() -> str:
+        return gateway.charge()
+
+    @durable.step(retry=HOURLY)
+    async def acharge() -> str:
         return gateway.charge()
 
     @durable.step
@@ -267,7 +345,7 @@ async def test_other_branches_go_on_meanwhile(durable: Durable, connection: Conn
 
     @durable.workflow
     async def order() -> list[str]:
-        return list(await asyncio.gather(charge(), pack()))
+        return list(await asyncio.gather(charge.aio() if colour == "def" else acharge(), pack()))
 
     def kept() -> list[Any]:
         return connection.execute("select kind::text, attempts from dbdurable.wait").fetchall()
@@ -310,9 +388,9 @@ def test_a_branch_that_lost_its_race_is_not_tried_again(
     assert connection.execute("select count(*) from dbdurable.wait").fetchone() == (0,)
 
 
-@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("colours", ["sync", "async", "def in async"])
 def test_a_compensation_that_fails_is_parked_too(
-    durable: Durable, connection: Connection, parked: Parked, is_async: bool
+    durable: Durable, connection: Connection, parked: Parked, colours: str
 ) -> None:
     gateway = Gateway(failures=0)
     away = threading.Event()
@@ -340,11 +418,11 @@ def test_a_compensation_that_fails_is_parked_too(
     @durable.workflow
     async def aorder() -> None:
         async with aio.saga() as s:
-            s.undo(arefund)
+            s.undo(refund if colours == "def in async" else arefund)
             raise LookupError("sold out")
 
     with durable.executor() as executor:
-        handle = aorder.sync.start() if is_async else order.start()
+        handle = order.start() if colours == "sync" else aorder.sync.start()
         [(_, kind, reason)] = parked(handle)
         assert kind == "retry"
         assert reason.startswith("compensation ")
