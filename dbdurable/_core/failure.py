@@ -22,7 +22,7 @@ from dbdurable._core.show import clip, shown
 from dbdurable._core.tags import CONTENT, TAG, Refused, compact_json, tag, untag
 from dbdurable.errors import RemoteError
 
-__all__ = ["decode_failure", "encode_failure", "mask", "settle_failure"]
+__all__ = ["decode_failure", "encode_failure", "mask", "settle_failure", "summary"]
 
 
 def encode_failure(error: BaseException) -> str:
@@ -191,6 +191,16 @@ def mask(text: str) -> str:
     if "://" in text:
         text = _URL_PASSWORD.sub(r"\1:***@", text)
     return _NAMED_PASSWORD.sub(r"\1\2***", text)
+
+
+def summary(error: BaseException) -> str:
+    """What happened in one line that PostgreSQL can hold, without passwords.
+
+    Example:
+        >>> summary(ConnectionError("no answer\\nfrom postgresql://app:secret@db"))
+        'ConnectionError: no answer from postgresql://app:***@db'
+    """
+    return f"{type(error).__name__}: {' '.join(_message(error).split())}"
 
 
 # ---- from data ----

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Final, NamedTuple
 
-from dbdurable._core.failure import mask
+from dbdurable._core.failure import summary
 from dbdurable._core.journal import Record
 from dbdurable._core.limits import attempts_max
 from dbdurable._core.retry import next_delay_s
@@ -50,7 +50,7 @@ def again_after(this: DurableCall, attempts: int, error: Exception) -> Again | N
         return None
     times = "once" if attempts == 1 else f"{attempts} times, last"
     what = this.undoes or f"{this.kind} {this.name}"
-    return Again(attempts, delay_s, mask(f"{what} failed {times} with {type(error).__name__}: {error}"))
+    return Again(attempts, delay_s, f"{what} failed {times} with {summary(error)}")
 
 
 def attempts_before(this: DurableCall) -> Flow[tuple[int, Record | None]]:

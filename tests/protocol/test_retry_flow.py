@@ -77,6 +77,21 @@ def test_a_long_wait_is_parked_and_says_why(kind: Kind) -> None:
     assert wait.subject == f"{kind.kind} charge failed once with ValueError: password=*** is wrong"
 
 
+def test_a_reason_fits_into_a_row_whatever_the_error_says(kind: Kind) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    for error, reason in (
+        (ValueError("a\0b\ud800\n  c"), "ValueError: a\ufffdb? c"),
+        (Mute(), "Mute: <no message: str() of Mute failed>"),
+    ):
+        world = World(park_after_s=1.0)
+        with pytest.raises(Suspend):
+            pump(kind.flow(world, Body(error)), *kind.fails())
+        assert world.frame.waits["1"].subject == f"{kind.kind} charge failed once with {reason}"
+
+
 def test_a_reason_is_cut(kind: Kind) -> None:
     world = World(park_after_s=1.0)
     with pytest.raises(Suspend):
